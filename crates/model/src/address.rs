@@ -1,0 +1,62 @@
+//! Private addresses of machines (6PN): `fdaa:` + network 32 bits + host field 32 bits + machine
+//! 32 bits + 16 free bits. The machine itself uses `::2` of its /112. The host field is opaque: an
+//! address is allocated for a machine's life and routed by the catalogue, not by its bits.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+
+use serde::{Deserialize, Serialize};
+
+/// A private network: one per organization, plus named custom ones. The id is kept for ever.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NetworkId(pub u32);
+
+const PREFIX: u128 = 0xfdaa << 112;
+/// The host number, inside its /112, that the machine itself uses.
+const MACHINE_HOST: u128 = 2;
+
+/// The 6PN address of a machine.
+pub fn machine_address(network: NetworkId, host_field: u32, machine_field: u32) -> Ipv6Addr {
+    Ipv6Addr::from_bits(
+        PREFIX
+            | u128::from(network.0) << 80
+            | u128::from(host_field) << 48
+            | u128::from(machine_field) << 16
+            | MACHINE_HOST,
+    )
+}
+
+/// The network an address belongs to, or `None` when it is not a 6PN address.
+pub fn network_of(address: Ipv6Addr) -> Option<NetworkId> {
+    let bits = address.to_bits();
+    (bits >> 112 == 0xfdaa).then_some(NetworkId((bits >> 80) as u32))
+}
+
+/// The DNS server that every machine asks, on its own node.
+pub const MACHINE_DNS: Ipv6Addr = Ipv6Addr::new(0xfdaa, 0, 0, 0, 0, 0, 0, 3);
+
+impl fmt::Display for NetworkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn follows_the_documented_layout() {
+        // The example of Fly's private networking page: network 0:3ec2, host a7b:5adc, machine 6068:5b85.
+        let address = machine_address(NetworkId(0x0000_3ec2), 0x0a7b_5adc, 0x6068_5b85);
+        assert_eq!(address, "fdaa:0:3ec2:a7b:5adc:6068:5b85:2".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(network_of(address), Some(NetworkId(0x3ec2)));
+    }
+
+    #[test]
+    fn other_addresses_belong_to_no_network() {
+        assert_eq!(network_of(Ipv6Addr::LOCALHOST), None);
+        assert_eq!(network_of("fdab:0:1::2".parse().unwrap()), None);
+    }
+}

@@ -1,0 +1,332 @@
+//! Rows of the catalogue: the replicated view that routing needs. Each row has one owner, who alone
+//! writes it; everybody else holds a copy that may be seconds old.
+//!
+//! A row's version is (owner epoch, sequence). The epoch is issued when a node joins or lost its
+//! state; raising it fences every older writer of the same rows.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::NetworkId;
+use crate::ids::{InvalidId, serde_as_text};
+use crate::service::{LoadBucket, Service};
+use crate::{AppName, MachineId, MachineState, MachineVersion, NodeName, OrgSlug, RegionCode};
+
+/// Who writes a row: control, or the node that hosts the thing described.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    Control,
+    Node(NodeName),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Control => f.write_str("control"),
+            Self::Node(name) => write!(f, "node/{name}"),
+        }
+    }
+}
+
+impl FromStr for Owner {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        match text.split_once('/') {
+            None if text == "control" => Ok(Self::Control),
+            Some(("node", name)) => name.parse().map(Self::Node),
+            _ => Err(InvalidId::new("row owner", text, "\"control\" or \"node/<name>\"")),
+        }
+    }
+}
+serde_as_text!(Owner);
+
+/// Orders the writes of one owner.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct RowVersion {
+    pub epoch: u64,
+    pub sequence: u64,
+}
+
+impl fmt::Display for RowVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.sequence)
+    }
+}
+
+/// What a row is about; its text form is `<kind>/<name>`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RowKey {
+    App(AppName),
+    Machine(MachineId),
+    Node(NodeName),
+    /// A hostname, possibly with a leading `*.`.
+    Certificate(Arc<str>),
+}
+
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::App(name) => write!(f, "app/{name}"),
+            Self::Machine(id) => write!(f, "machine/{id}"),
+            Self::Node(name) => write!(f, "node/{name}"),
+            Self::Certificate(host) => write!(f, "certificate/{host}"),
+        }
+    }
+}
+
+impl FromStr for RowKey {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        match text.split_once('/') {
+            Some(("app", name)) => name.parse().map(Self::App),
+            Some(("machine", id)) => id.parse().map(Self::Machine),
+            Some(("node", name)) => name.parse().map(Self::Node),
+            Some(("certificate", host)) if is_hostname_pattern(host) => Ok(Self::Certificate(host.into())),
+            _ => Err(InvalidId::new("row key", text, "app/, machine/, node/ or certificate/ and a name")),
+        }
+    }
+}
+serde_as_text!(RowKey);
+
+/// A lower-case host name, optionally with `*` as its first label.
+pub fn is_hostname_pattern(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    !name.is_empty()
+        && name.len() <= 253
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && label.len() <= 63
+                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        })
+}
+
+/// The content of a row.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Row {
+    App(AppRow),
+    Machine(MachineRow),
+    Node(NodeRow),
+    Certificate(CertificateRow),
+}
+
+/// An app as routing sees it: by which names and addresses it is entered.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AppRow {
+    pub name: AppName,
+    pub org: OrgSlug,
+    pub network: NetworkId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary_region: Option<RegionCode>,
+    /// Host names beyond the default one under the app domain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hostnames: Vec<String>,
+    /// Dedicated and private (Flycast) addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A machine as routing sees it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MachineRow {
+    pub id: MachineId,
+    pub app: AppName,
+    pub network: NetworkId,
+    pub node: NodeName,
+    pub region: RegionCode,
+    pub version: MachineVersion,
+    pub state: MachineState,
+    #[serde(default)]
+    pub cordoned: bool,
+    /// Where the node's own proxy connects.
+    pub private_ipv4: Ipv4Addr,
+    /// The 6PN address.
+    pub private_ipv6: Ipv6Addr,
+    #[serde(default)]
+    pub process_group: String,
+    /// Present in the same order in every row of a machine version, so that indexes may be used.
+    pub services: Arc<[ServiceRow]>,
+    /// A restart is not awaited: the machine will not come back by itself. Unix milliseconds of the
+    /// moment the state last changed.
+    #[serde(default)]
+    pub changed_at_ms: u64,
+}
+
+/// A service of a machine with what is known of it now.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ServiceRow {
+    #[serde(flatten)]
+    pub service: Service,
+    /// Every readiness condition holds: checks pass, or the port accepts where there is no check.
+    #[serde(default)]
+    pub healthy: bool,
+    #[serde(default)]
+    pub load: LoadBucket,
+}
+
+/// A server of the platform.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeRow {
+    pub name: NodeName,
+    pub region: RegionCode,
+    pub state: NodeState,
+    /// Current owner epoch: rows of this node with a lower one are void.
+    pub epoch: u64,
+    /// Where other edges reach this node's edge (mutual TLS).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backhaul: Option<SocketAddr>,
+    /// Where edges and control reach this node's worker (mutual TLS).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_rpc: Option<SocketAddr>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    Active,
+    /// Serves what it has, gets nothing new.
+    Draining,
+    /// Its identity is void; nothing of it is accepted.
+    Revoked,
+}
+
+/// A certificate with its key, for edges to end TLS with.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct CertificateRow {
+    /// A hostname, possibly with a leading `*.`.
+    pub host: Arc<str>,
+    pub chain_pem: String,
+    pub key_pem: String,
+    /// Unix seconds.
+    pub not_after: u64,
+}
+
+impl fmt::Debug for CertificateRow {
+    /// Never prints the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CertificateRow")
+            .field("host", &self.host)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Largest accepted encoding of one row.
+pub const MAX_ROW_BYTES: usize = 64 * 1024;
+
+/// A row that is refused by itself, while all others stand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRow {
+    #[error("row {key} of {bytes} bytes is larger than {MAX_ROW_BYTES}")]
+    TooLarge { key: String, bytes: usize },
+    #[error("row {key} cannot be read: {reason}")]
+    Unreadable { key: String, reason: String },
+    #[error("row {key} describes {described} instead")]
+    WrongKey { key: String, described: String },
+    #[error("row {key} belongs to {rightful}, not to {claimed}")]
+    WrongOwner { key: String, rightful: String, claimed: String },
+}
+
+impl Row {
+    pub fn key(&self) -> RowKey {
+        match self {
+            Self::App(row) => RowKey::App(row.name.clone()),
+            Self::Machine(row) => RowKey::Machine(row.id),
+            Self::Node(row) => RowKey::Node(row.name.clone()),
+            Self::Certificate(row) => RowKey::Certificate(row.host.clone()),
+        }
+    }
+
+    /// The only owner whose writes of this row count.
+    pub fn rightful_owner(&self) -> Owner {
+        match self {
+            Self::Machine(row) => Owner::Node(row.node.clone()),
+            Self::App(_) | Self::Node(_) | Self::Certificate(_) => Owner::Control,
+        }
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        // Rows hold only maps with text keys, so this cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads a row that `claimed` published under `key`; checks that both fit the content.
+    pub fn decode(key: &RowKey, claimed: &Owner, body: &[u8]) -> Result<Self, InvalidRow> {
+        if body.len() > MAX_ROW_BYTES {
+            return Err(InvalidRow::TooLarge { key: key.to_string(), bytes: body.len() });
+        }
+        let row: Self = serde_json::from_slice(body)
+            .map_err(|error| InvalidRow::Unreadable { key: key.to_string(), reason: error.to_string() })?;
+        if row.key() != *key {
+            return Err(InvalidRow::WrongKey { key: key.to_string(), described: row.key().to_string() });
+        }
+        let rightful = row.rightful_owner();
+        if rightful != *claimed {
+            return Err(InvalidRow::WrongOwner {
+                key: key.to_string(),
+                rightful: rightful.to_string(),
+                claimed: claimed.to_string(),
+            });
+        }
+        Ok(row)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node_row(name: &str) -> Row {
+        Row::Node(NodeRow {
+            name: name.parse().unwrap(),
+            region: "ams".parse().unwrap(),
+            state: NodeState::Active,
+            epoch: 1,
+            backhaul: None,
+            worker_rpc: None,
+        })
+    }
+
+    #[test]
+    fn keys_and_owners_survive_their_text_form() {
+        for text in ["app/web", "machine/73d8d46dbee589", "node/ams1", "certificate/*.example.org"] {
+            assert_eq!(text.parse::<RowKey>().unwrap().to_string(), text);
+        }
+        for text in ["control", "node/ams1"] {
+            assert_eq!(text.parse::<Owner>().unwrap().to_string(), text);
+        }
+        for bad in ["", "app", "app/", "app/Web", "certificate/..", "certificate/a b", "thing/x"] {
+            assert!(bad.parse::<RowKey>().is_err(), "{bad} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_row_is_refused_when_key_owner_or_size_do_not_fit() {
+        let row = node_row("ams1");
+        let body = row.encode();
+        assert_eq!(Row::decode(&row.key(), &Owner::Control, &body).unwrap(), row);
+
+        let foreign = Owner::Node("ams1".parse().unwrap());
+        assert!(matches!(Row::decode(&row.key(), &foreign, &body), Err(InvalidRow::WrongOwner { .. })));
+        let other_key = RowKey::Node("nrt1".parse().unwrap());
+        assert!(matches!(Row::decode(&other_key, &Owner::Control, &body), Err(InvalidRow::WrongKey { .. })));
+        let huge = vec![b' '; MAX_ROW_BYTES + 1];
+        assert!(matches!(Row::decode(&row.key(), &Owner::Control, &huge), Err(InvalidRow::TooLarge { .. })));
+        assert!(matches!(Row::decode(&row.key(), &Owner::Control, b"{"), Err(InvalidRow::Unreadable { .. })));
+    }
+
+    #[test]
+    fn versions_order_by_epoch_first() {
+        let old = RowVersion { epoch: 1, sequence: 900 };
+        let new = RowVersion { epoch: 2, sequence: 1 };
+        assert!(old < new);
+    }
+}
