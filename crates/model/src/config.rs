@@ -282,13 +282,13 @@ impl MachineConfig {
             }
         }
         if let Some(stop) = &self.stop_config {
-            if let Some(signal) = stop.signal.as_deref().filter(|signal| !signal.is_empty()) {
-                if !STOP_SIGNALS.contains(&signal) {
-                    return Err(field(
-                        "config.stop_config.signal",
-                        format!("{signal:?} is none of {}", STOP_SIGNALS.join(", ")),
-                    ));
-                }
+            if let Some(signal) = stop.signal.as_deref().filter(|signal| !signal.is_empty())
+                && !STOP_SIGNALS.contains(&signal)
+            {
+                return Err(field(
+                    "config.stop_config.signal",
+                    format!("{signal:?} is none of {}", STOP_SIGNALS.join(", ")),
+                ));
             }
             if stop.timeout.is_some_and(|timeout| timeout > MAX_STOP_TIMEOUT) {
                 return Err(field("config.stop_config.timeout", format!("must not exceed {MAX_STOP_TIMEOUT}")));

@@ -139,7 +139,7 @@ impl GuestRequest {
         if memory_mb > maximum {
             return Err(InvalidGuest::TooMuchMemory { maximum });
         }
-        if memory_mb % limits.memory_step != 0 {
+        if !memory_mb.is_multiple_of(limits.memory_step) {
             return Err(InvalidGuest::MemoryStep { step: limits.memory_step });
         }
         Ok(Guest { cpu_kind, cpus, memory_mb })

@@ -1,1 +1,18 @@
-//! (being written)
+//! How Atoll's processes talk: gRPC contracts, the certificate authority, and mutual TLS with
+//! identities instead of addresses. This crate moves messages between proven peers; it does not know
+//! what callers do with them.
+
+pub mod contract;
+
+/// Generated from `proto/atoll/*.proto`.
+pub mod proto {
+    pub mod catalogue {
+        tonic::include_proto!("atoll.catalogue.v1");
+    }
+    pub mod control {
+        tonic::include_proto!("atoll.control.v1");
+    }
+    pub mod worker {
+        tonic::include_proto!("atoll.worker.v1");
+    }
+}
