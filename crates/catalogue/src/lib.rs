@@ -1,1 +1,9 @@
-//! (being written)
+//! The catalogue: the replicated view that routing needs. Each row has one owner who alone writes
+//! it; everybody else holds a copy, brought up to date by watch streams.
+//!
+//! This crate knows neither the proxy that reads the view nor the control process that relays it,
+//! and no transport.
+
+pub mod snapshot;
+
+pub use snapshot::Snapshot;
