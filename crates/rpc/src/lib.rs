@@ -2,7 +2,16 @@
 //! identities instead of addresses. This crate moves messages between proven peers; it does not know
 //! what callers do with them.
 
+pub mod ca;
+pub mod channel;
 pub mod contract;
+pub mod files;
+pub mod identity;
+pub mod join_token;
+pub mod server;
+pub mod stream;
+pub mod tls;
+pub mod trust;
 
 /// Generated from `proto/atoll/*.proto`.
 pub mod proto {

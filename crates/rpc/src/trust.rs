@@ -1,0 +1,350 @@
+//! Which peers are believed, and until when.
+//!
+//! Two different endings of a node's standing:
+//! - **revoked**: dropped at once and everywhere, open connections included;
+//! - **expired**: enforced only while the authority is known to be alive. When control has not been
+//!   heard for a while nobody can renew, so expiry is judged as of the moment it was last heard:
+//!   a platform whose control is dead keeps working, for [`MAX_SILENCE`] at most.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_util::sync::CancellationToken;
+use x509_parser::extensions::GeneralName;
+
+use atoll_model::NodeName;
+
+use crate::identity::{Expected, Identity};
+
+/// Control that was heard within this time counts as alive.
+pub const AUTHORITY_FRESH: Duration = Duration::from_secs(90);
+/// How long expired certificates are excused when control stays silent.
+pub const MAX_SILENCE: Duration = Duration::from_secs(7 * 86_400);
+
+/// The moment as of which a certificate valid from `not_before` is judged. Unix seconds.
+///
+/// A certificate younger than our last word from control shows that others still hear it: it is
+/// judged as of its own beginning, not as "not yet valid".
+fn judged_time(now: u64, authority_heard: u64, not_before: u64) -> u64 {
+    if now > authority_heard + MAX_SILENCE.as_secs() {
+        return now;
+    }
+    let frozen_at = authority_heard + AUTHORITY_FRESH.as_secs();
+    now.min(frozen_at.max(not_before))
+}
+
+fn not_before(certificate: &CertificateDer<'_>) -> Result<u64, Error> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    Ok(u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or(0))
+}
+
+/// What this process believes; shared by all its connections and changed while they live.
+pub struct Trust {
+    platform: String,
+    roots: ArcSwap<RootCertStore>,
+    revoked: ArcSwap<HashSet<NodeName>>,
+    authority_heard: AtomicU64,
+    open: Mutex<Vec<(Identity, Weak<CancellationToken>)>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Trust {
+    /// `authority_heard`: Unix seconds of the last sign of life of control; when in doubt, now.
+    pub fn new(platform: String, roots: RootCertStore, authority_heard: u64) -> Arc<Self> {
+        Arc::new(Self {
+            platform,
+            roots: ArcSwap::from_pointee(roots),
+            revoked: ArcSwap::default(),
+            authority_heard: AtomicU64::new(authority_heard),
+            open: Mutex::default(),
+            provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+        })
+    }
+
+    pub(crate) fn provider(&self) -> Arc<CryptoProvider> {
+        self.provider.clone()
+    }
+
+    /// Overlapping roots: during a rotation both the old and the new one are in the store.
+    pub fn set_roots(&self, roots: RootCertStore) {
+        self.roots.store(Arc::new(roots));
+    }
+
+    /// Control gave a sign of life. Unix seconds; never goes back.
+    pub fn authority_heard(&self, now: u64) {
+        self.authority_heard.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub fn last_heard(&self) -> u64 {
+        self.authority_heard.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the list of revoked nodes and closes what is open to them.
+    pub fn set_revoked(&self, revoked: HashSet<NodeName>) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        for (identity, closer) in open.iter() {
+            if revoked.contains(&identity.node)
+                && let Some(closer) = closer.upgrade()
+            {
+                closer.cancel();
+            }
+        }
+        self.revoked.store(Arc::new(revoked));
+    }
+
+    /// Registers an open connection; it must end when the token is cancelled. `None` when the peer
+    /// was revoked between its handshake and now.
+    pub(crate) fn track(&self, identity: &Identity) -> Option<Arc<CancellationToken>> {
+        let closer = Arc::new(CancellationToken::new());
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(_, closer)| closer.strong_count() > 0);
+        open.push((identity.clone(), Arc::downgrade(&closer)));
+        // Checked under the same lock that `set_revoked` takes: no peer slips in between.
+        (!self.revoked.load().contains(&identity.node)).then_some(closer)
+    }
+
+    fn judged(&self, now: UnixTime, leaf: &CertificateDer<'_>) -> Result<UnixTime, Error> {
+        let judged = judged_time(now.as_secs(), self.last_heard(), not_before(leaf)?);
+        Ok(UnixTime::since_unix_epoch(Duration::from_secs(judged)))
+    }
+
+    /// The identity in a certificate whose chain has been verified.
+    fn admit(&self, certificate: &CertificateDer<'_>) -> Result<Identity, Error> {
+        let identity = identity_of(certificate)
+            .ok_or_else(|| Error::General("the peer's certificate names no Atoll identity".into()))?;
+        if identity.platform != self.platform {
+            return Err(Error::General(format!("{identity} belongs to another platform")));
+        }
+        if self.revoked.load().contains(&identity.node) {
+            return Err(Error::InvalidCertificate(CertificateError::Revoked));
+        }
+        Ok(identity)
+    }
+
+    fn algorithms(&self) -> WebPkiSupportedAlgorithms {
+        self.provider.signature_verification_algorithms
+    }
+}
+
+impl std::fmt::Debug for Trust {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trust").field("platform", &self.platform).finish_non_exhaustive()
+    }
+}
+
+/// The identity that a certificate claims; says nothing of whether it is true.
+pub(crate) fn identity_of(certificate: &CertificateDer<'_>) -> Option<Identity> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let names = parsed.subject_alternative_name().ok()??;
+    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    // Exactly one: a certificate with two names could be read differently by two checks.
+    match (uris.next(), uris.next()) {
+        (Some(uri), None) => uri.parse().ok(),
+        _ => None,
+    }
+}
+
+macro_rules! verify_signatures_with_provider {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls12_signature(message, certificate, signature, &self.trust.algorithms())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, certificate, signature, &self.trust.algorithms())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.trust.algorithms().supported_schemes()
+        }
+    };
+}
+
+/// Checks servers that we connect to: chain, expiry as judged, and that it is whom we meant.
+#[derive(Debug)]
+pub(crate) struct ServerCheck {
+    pub trust: Arc<Trust>,
+    pub expected: Expected,
+}
+
+impl ServerCertVerifier for ServerCheck {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
+        rustls::client::verify_server_cert_signed_by_trust_anchor(
+            &parsed,
+            &self.trust.roots.load(),
+            intermediates,
+            self.trust.judged(now, end_entity)?,
+            self.trust.algorithms().all,
+        )?;
+        let identity = self.trust.admit(end_entity)?;
+        if self.expected.admits(&identity) {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(Error::General(format!("reached {identity} instead of {:?}", self.expected)))
+        }
+    }
+
+    verify_signatures_with_provider!();
+}
+
+/// Checks clients that connect to us; which calls they may make is decided per service.
+#[derive(Debug)]
+pub(crate) struct ClientCheck {
+    pub trust: Arc<Trust>,
+    /// Joining nodes have no certificate yet.
+    pub anonymous_allowed: bool,
+}
+
+impl ClientCertVerifier for ClientCheck {
+    fn client_auth_mandatory(&self) -> bool {
+        !self.anonymous_allowed
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let roots = self.trust.roots.load_full();
+        let chain = WebPkiClientVerifier::builder_with_provider(roots, self.trust.provider())
+            .build()
+            .map_err(|error| Error::General(format!("no usable trust anchor: {error}")))?;
+        chain.verify_client_cert(end_entity, intermediates, self.trust.judged(now, end_entity)?)?;
+        self.trust.admit(end_entity)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    verify_signatures_with_provider!();
+}
+
+/// For the one connection a joining node makes: the chain must contain, and be signed by, the root
+/// whose fingerprint the join token carries. Expiry is not judged here: a node whose clock is a day
+/// off shall be told so by control instead of seeing a certificate error.
+#[derive(Debug)]
+pub(crate) struct PinnedCheck {
+    pub root_fingerprint: String,
+    pub provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for PinnedCheck {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let root = intermediates
+            .iter()
+            .find(|certificate| crate::ca::fingerprint(certificate) == self.root_fingerprint)
+            .ok_or_else(|| Error::General("the server is not of the platform that made this join token".into()))?;
+        let mut roots = RootCertStore::empty();
+        roots.add(root.clone().into_owned())?;
+        let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
+        let at_issue = UnixTime::since_unix_epoch(Duration::from_secs(not_before(end_entity)?));
+        rustls::client::verify_server_cert_signed_by_trust_anchor(
+            &parsed,
+            &roots,
+            intermediates,
+            at_issue,
+            self.provider.signature_verification_algorithms.all,
+        )?;
+        match identity_of(end_entity) {
+            Some(identity) if identity.role == crate::identity::Role::Control => Ok(ServerCertVerified::assertion()),
+            _ => Err(Error::General("the server is a node of the platform, but not its control".into())),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3600;
+
+    #[test]
+    fn expiry_is_judged_now_while_control_is_heard() {
+        assert_eq!(judged_time(1_000, 990, 500), 1_000);
+    }
+
+    #[test]
+    fn time_stands_still_for_certificates_while_control_is_dead() {
+        let heard = 1_000_000;
+        assert_eq!(judged_time(heard + 25 * HOUR, heard, heard - HOUR), heard + AUTHORITY_FRESH.as_secs());
+    }
+
+    #[test]
+    fn a_certificate_renewed_after_we_lost_control_is_good() {
+        let heard = 1_000_000;
+        let renewed = heard + 2 * HOUR;
+        assert_eq!(judged_time(heard + 3 * HOUR, heard, renewed), renewed);
+        let from_the_future = heard + 9 * HOUR;
+        assert_eq!(judged_time(heard + 3 * HOUR, heard, from_the_future), heard + 3 * HOUR);
+    }
+
+    #[test]
+    fn the_excuse_ends_after_a_week() {
+        let heard = 1_000_000;
+        let late = heard + MAX_SILENCE.as_secs() + 1;
+        assert_eq!(judged_time(late, heard, heard), late);
+    }
+}

@@ -1,0 +1,192 @@
+//! Node-to-node calls over real sockets: who is let in, who is not, and when that changes.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::net::TcpListener;
+use tonic::{Request, Response, Status};
+
+use atoll_rpc::ca::{Authority, signing_request};
+use atoll_rpc::channel::{connect, connect_to_join};
+use atoll_rpc::identity::{Expected, Identity, Role};
+use atoll_rpc::proto::control::nodes_client::NodesClient;
+use atoll_rpc::proto::control::nodes_server::{Nodes, NodesServer};
+use atoll_rpc::proto::control::{BlobChunk, BlobRequest, RenewReply, RenewRequest};
+use atoll_rpc::server::{accept, require_role};
+use atoll_rpc::tls::{IdentityMaterial, LiveIdentity};
+
+const HOUR: u64 = 3600;
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+struct World {
+    authority: Authority,
+    platform: String,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new(platform: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open(dir.path(), platform, now() - 24 * HOUR).unwrap();
+        Self { authority, platform: platform.into(), _dir: dir }
+    }
+
+    fn material(&self, role: Role, node: &str, issued_at: u64) -> IdentityMaterial {
+        let (key_pem, request) = signing_request().unwrap();
+        let identity = Identity { platform: self.platform.clone(), role, node: node.parse().unwrap() };
+        IdentityMaterial {
+            key_pem,
+            chain_pem: self.authority.issue_node(&request, &identity, issued_at).unwrap(),
+            roots_pem: self.authority.root_pem().to_owned(),
+        }
+    }
+
+    fn live(&self, role: Role, node: &str) -> Arc<LiveIdentity> {
+        LiveIdentity::new(&self.material(role, node, now()), now()).unwrap()
+    }
+}
+
+/// Answers each renewal with the caller's identity instead of a certificate.
+struct Echo;
+
+#[tonic::async_trait]
+impl Nodes for Echo {
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        let identity = require_role(&request, &[Role::Worker, Role::Edge])?;
+        Ok(Response::new(RenewReply { chain: identity.to_string(), roots: String::new() }))
+    }
+
+    type BlobStream = tokio_stream::Empty<Result<BlobChunk, Status>>;
+
+    async fn blob(&self, _: Request<BlobRequest>) -> Result<Response<Self::BlobStream>, Status> {
+        Err(Status::not_found("no blobs here"))
+    }
+}
+
+async fn serve(live: &Arc<LiveIdentity>, anonymous_allowed: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let incoming = accept(listener, live.server_config(anonymous_allowed).unwrap(), live.trust().clone());
+    tokio::spawn(tonic::transport::Server::builder().add_service(NodesServer::new(Echo)).serve_with_incoming(incoming));
+    address
+}
+
+async fn call(client: &Arc<LiveIdentity>, address: SocketAddr, expected: Expected) -> Result<String, Status> {
+    let channel = connect(client, address.to_string(), expected).unwrap();
+    NodesClient::new(channel).renew(RenewRequest::default()).await.map(|reply| reply.into_inner().chain)
+}
+
+const CONTROL: Expected = Expected::Role(Role::Control);
+
+#[tokio::test]
+async fn a_node_is_known_by_its_identity() {
+    let world = World::new("0a");
+    let address = serve(&world.live(Role::Control, "ams1"), false).await;
+    let identity = call(&world.live(Role::Worker, "nrt1"), address, CONTROL).await.unwrap();
+    assert_eq!(identity, "spiffe://0a/worker/nrt1");
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_call_is_told_so() {
+    let world = World::new("0a");
+    let address = serve(&world.live(Role::Control, "ams1"), false).await;
+    let refusal = call(&world.live(Role::Control, "other"), address, CONTROL).await.unwrap_err();
+    assert_eq!(refusal.code(), tonic::Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn another_platform_is_refused_both_ways() {
+    let (ours, theirs) = (World::new("0a"), World::new("0b"));
+    let address = serve(&ours.live(Role::Control, "ams1"), false).await;
+    assert!(call(&theirs.live(Role::Worker, "ams1"), address, CONTROL).await.is_err());
+    let foreign = serve(&theirs.live(Role::Control, "ams1"), true).await;
+    assert!(call(&ours.live(Role::Worker, "ams1"), foreign, CONTROL).await.is_err());
+}
+
+#[tokio::test]
+async fn reaching_the_wrong_process_fails() {
+    let world = World::new("0a");
+    let address = serve(&world.live(Role::Control, "ams1"), false).await;
+    let expected = Expected::Exactly(Role::Control, "nrt1".parse().unwrap());
+    assert!(call(&world.live(Role::Worker, "nrt1"), address, expected).await.is_err());
+    assert!(call(&world.live(Role::Worker, "nrt1"), address, Expected::Role(Role::Edge)).await.is_err());
+}
+
+#[tokio::test]
+async fn expired_peers_are_refused_while_control_is_alive_and_excused_while_it_is_dead() {
+    let world = World::new("0a");
+    let expired = world.material(Role::Worker, "nrt1", now() - 2 * HOUR);
+    let expired = LiveIdentity::new(&expired, now()).unwrap();
+
+    let address = serve(&world.live(Role::Control, "ams1"), false).await;
+    assert!(call(&expired, address, CONTROL).await.is_err());
+
+    let long_silent = LiveIdentity::new(&world.material(Role::Control, "ams1", now()), now() - 2 * HOUR).unwrap();
+    let address = serve(&long_silent, false).await;
+    assert!(call(&expired, address, CONTROL).await.is_ok());
+    long_silent.trust().authority_heard(now());
+    assert!(call(&expired, address, CONTROL).await.is_err());
+}
+
+#[tokio::test]
+async fn revocation_closes_open_connections_and_refuses_new_ones() {
+    let world = World::new("0a");
+    let control = world.live(Role::Control, "ams1");
+    let address = serve(&control, false).await;
+    let worker = world.live(Role::Worker, "nrt1");
+    let bystander = world.live(Role::Worker, "ord1");
+
+    let open = connect(&worker, address.to_string(), CONTROL).unwrap();
+    let mut open = NodesClient::new(open);
+    open.renew(RenewRequest::default()).await.unwrap();
+
+    control.trust().set_revoked(HashSet::from(["nrt1".parse().unwrap()]));
+    let refused = tokio::time::timeout(Duration::from_secs(5), open.renew(RenewRequest::default())).await;
+    assert!(matches!(refused, Ok(Err(_))), "the open connection was still served");
+    assert!(call(&worker, address, CONTROL).await.is_err());
+    assert!(call(&bystander, address, CONTROL).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_offered_on_the_next_connection() {
+    let world = World::new("0a");
+    let address = serve(&world.live(Role::Control, "ams1"), false).await;
+    let stale = world.material(Role::Worker, "nrt1", now() - 2 * HOUR);
+    let live = LiveIdentity::new(&stale, now()).unwrap();
+    assert!(call(&live, address, CONTROL).await.is_err());
+    assert!(live.renew_at() < now());
+    live.replace(&world.material(Role::Worker, "nrt1", now())).unwrap();
+    assert!(call(&live, address, CONTROL).await.is_ok());
+    assert!(live.renew_at() > now());
+}
+
+#[tokio::test]
+async fn joining_trusts_only_the_pinned_platform() {
+    let (ours, theirs) = (World::new("0a"), World::new("0b"));
+    let address = serve(&ours.live(Role::Control, "ams1"), true).await.to_string();
+    let channel = connect_to_join(&address, &ours.authority.root_fingerprint()).await.unwrap();
+    let anonymous = NodesClient::new(channel).renew(RenewRequest::default()).await.unwrap_err();
+    assert_eq!(anonymous.code(), tonic::Code::Unauthenticated);
+
+    assert!(connect_to_join(&address, &theirs.authority.root_fingerprint()).await.is_err());
+    let worker = serve(&ours.live(Role::Worker, "ams1"), true).await.to_string();
+    assert!(connect_to_join(&worker, &ours.authority.root_fingerprint()).await.is_err());
+}
+
+#[test]
+fn identity_material_survives_its_file() {
+    let world = World::new("0a");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("identity.pem");
+    world.material(Role::Edge, "ams1", now()).save(&path).unwrap();
+    let live = LiveIdentity::new(&IdentityMaterial::load(&path).unwrap(), now()).unwrap();
+    assert_eq!(live.identity().role, Role::Edge);
+
+    std::fs::write(&path, "garbage").unwrap();
+    assert!(IdentityMaterial::load(&path).is_err());
+}
