@@ -13,6 +13,7 @@ pub mod reach;
 pub mod region;
 pub mod row;
 pub mod service;
+pub mod wire;
 
 pub use config::MachineConfig;
 pub use duration::GoDuration;

@@ -1,1 +1,39 @@
-//! (being written)
+//! How every process emits logs: one set-up, one format, to standard error. Who keeps them is not
+//! known here.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people at a terminal.
+    Text,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+/// The filter text is no filter.
+#[derive(Debug, thiserror::Error)]
+#[error("the log filter {filter:?} cannot be read: use a level such as \"info\" or \"atoll_proxy=debug,info\"")]
+pub struct InvalidFilter {
+    filter: String,
+    #[source]
+    source: tracing_subscriber::filter::ParseError,
+}
+
+/// Installs the process's logger; call once, before anything logs.
+pub fn init(filter: &str, format: LogFormat) -> Result<(), InvalidFilter> {
+    let parsed = EnvFilter::builder()
+        .parse(filter)
+        .map_err(|source| InvalidFilter { filter: filter.to_owned(), source })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr)
+        .with_span_events(FmtSpan::NONE);
+    match format {
+        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

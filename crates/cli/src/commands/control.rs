@@ -1,0 +1,40 @@
+//! `atoll control`
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use tokio::io::AsyncWriteExt;
+
+use atoll_client::{Client, ClientError};
+
+use crate::outcome::{CliResult, Outcome};
+use crate::{CliError, Printer};
+
+#[derive(Subcommand, Debug)]
+pub enum ControlCommand {
+    /// Write a consistent copy of control's records to a file
+    Backup {
+        /// Must not exist yet
+        file: PathBuf,
+    },
+}
+
+pub async fn run(command: ControlCommand, client: &Client, printer: &Printer) -> CliResult {
+    let ControlCommand::Backup { file } = command;
+    let mut response = client.backup().await?;
+    let write = format!("write {}", file.display());
+    let temporary = file.with_extension("partial");
+    let mut out = tokio::fs::File::create_new(&temporary).await.map_err(CliError::io(write.clone()))?;
+    let mut bytes = 0;
+    while let Some(chunk) = response.chunk().await.map_err(|error| ClientError::Broken(error.into()))? {
+        bytes += chunk.len() as u64;
+        out.write_all(&chunk).await.map_err(CliError::io(write.clone()))?;
+    }
+    out.sync_all().await.map_err(CliError::io(write.clone()))?;
+    if file.exists() {
+        return Err(CliError::usage(format!("{} exists already", file.display())));
+    }
+    tokio::fs::rename(&temporary, &file).await.map_err(CliError::io(write))?;
+    printer.note(&format!("wrote {} ({})", file.display(), crate::printer::size(bytes)));
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,12 @@
+//! Typed client of Atoll's API. Knows the wire, not the server: every method is one request, and
+//! every failure is classified so that a caller can choose an exit code without reading texts.
+
+mod console;
+mod error;
+mod lines;
+mod requests;
+
+pub use console::{Console, Output};
+pub use error::{ClientError, Kind};
+pub use lines::Lines;
+pub use requests::{Client, ExecReply, LogQuery};

@@ -1,0 +1,284 @@
+//! Bodies of Atoll's own API (`/api/v1`), shared by server and client. The Machines API (`/v1`) has
+//! its shapes from outside; these are ours. Fields are added, never reused.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::CheckResult;
+use crate::row::NodeState;
+use crate::{AppName, MachineId, MachineState, MachineVersion, NodeName, OrgSlug, RegionCode};
+
+/// An error as every route answers it. `error` is the text for people.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ErrorBody {
+    pub error: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+}
+
+/// `POST /api/v1/apps/{app}/deploys`
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct DeployRequest {
+    /// Text of the fly.toml.
+    pub manifest: String,
+    /// Named in errors.
+    #[serde(default)]
+    pub manifest_name: String,
+    /// Overrides `[build] image`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Sets the app's regions, remembered for later deploys; empty: as remembered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<RegionCode>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<String>,
+    /// Refuse keys that are not documented, instead of warning.
+    #[serde(default)]
+    pub strict: bool,
+    /// Go on although documented keys are not honoured.
+    #[serde(default)]
+    pub allow_unsupported: bool,
+}
+
+/// Answer to a deploy that was accepted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeployAccepted {
+    pub release: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseStatus {
+    /// Recorded, not begun.
+    Pending,
+    Running,
+    Complete,
+    /// Its gate failed and the previous release was put back.
+    Failed,
+    /// A later deploy took over before it was done.
+    Superseded,
+}
+
+impl ReleaseStatus {
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Pending | Self::Running)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Complete => "complete",
+            Self::Failed => "failed",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ReleaseView {
+    pub version: u64,
+    pub status: ReleaseStatus,
+    pub image: String,
+    /// `sha256:…`; empty until the image was resolved.
+    pub digest: String,
+    pub strategy: String,
+    pub created_by: String,
+    pub created_at_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at_ms: Option<u64>,
+    /// Why it failed, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One line of a deploy's progress, from `GET /api/v1/apps/{app}/releases/{n}/events` (JSON lines).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DeployEvent {
+    /// Counts from 0 within the release: resume with `?after=`.
+    pub index: u64,
+    pub at_ms: u64,
+    pub kind: DeployEventKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<RegionCode>,
+    /// For people; what is done, or what is being waited for.
+    pub text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeployEventKind {
+    /// A step has begun or goes on; `text` says what it waits for.
+    Progress,
+    /// A step is done.
+    Done,
+    /// Something failed; an undo follows.
+    Failed,
+    /// A line of the failing machine's log.
+    Log,
+    /// The deploy ended well; the last event.
+    Complete,
+    /// The deploy ended badly and was undone; the last event.
+    RolledBack,
+}
+
+impl DeployEventKind {
+    pub fn is_last(self) -> bool {
+        matches!(self, Self::Complete | Self::RolledBack)
+    }
+}
+
+/// `GET /api/v1/apps/{app}`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AppStatus {
+    pub name: AppName,
+    pub org: OrgSlug,
+    /// The default host name.
+    pub hostname: String,
+    pub regions: Vec<RegionCode>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary_region: Option<RegionCode>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseView>,
+    pub machines: Vec<MachineSummary>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MachineSummary {
+    pub id: MachineId,
+    pub name: String,
+    pub app: AppName,
+    pub state: MachineState,
+    pub region: RegionCode,
+    pub node: NodeName,
+    pub version: MachineVersion,
+    pub process_group: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<u64>,
+    pub cordoned: bool,
+    pub checks: Vec<CheckResult>,
+    pub image: String,
+    pub private_ip: String,
+    /// `ok`, `unknown` or `unreachable`.
+    pub host_status: String,
+    pub updated_at_ms: u64,
+}
+
+/// `PUT /api/v1/apps/{app}/scale`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ScaleRequest {
+    /// Machines per process group, per region of the app unless `region` is given.
+    pub counts: BTreeMap<String, u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<RegionCode>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeSummary {
+    pub name: NodeName,
+    pub region: RegionCode,
+    pub state: NodeState,
+    pub epoch: u64,
+    pub backhaul: String,
+    pub worker_rpc: String,
+    pub cpus: u32,
+    pub memory_mb: u64,
+    pub machines: u32,
+    /// Whether control hears its worker now.
+    pub reachable: bool,
+    pub runs_control: bool,
+}
+
+/// `POST /api/v1/nodes/tokens`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct JoinTokenReply {
+    pub token: String,
+    pub expires_at_ms: u64,
+    /// Control's node address as the server knows it.
+    pub control: String,
+}
+
+/// `POST /api/v1/tokens`
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TokenRequest {
+    pub name: String,
+    /// `owner` or `read-only`.
+    pub role: String,
+    /// Seconds; absent: does not expire.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TokenReply {
+    pub id: String,
+    /// Shown once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    pub name: String,
+    pub role: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at_ms: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ImageSummary {
+    /// `repository:tag`.
+    pub name: String,
+    pub digest: String,
+    pub bytes: u64,
+    pub layers: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct CollectReply {
+    pub blobs_removed: u64,
+    pub bytes_freed: u64,
+}
+
+/// One line of `GET /api/v1/apps/{app}/logs` (JSON lines).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LogRecord {
+    pub timestamp_ms: u64,
+    pub app: AppName,
+    pub machine: MachineId,
+    pub region: RegionCode,
+    /// `stdout`, `stderr` or `atoll`.
+    pub stream: String,
+    pub message: String,
+}
+
+/// Frames of `GET /api/v1/apps/{app}/machines/{id}/console` (WebSocket): text frames carry this as
+/// JSON, binary frames carry the terminal's bytes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ConsoleControl {
+    /// Client to server, first frame.
+    Start {
+        command: Vec<String>,
+        tty: bool,
+        rows: u16,
+        columns: u16,
+    },
+    Resize {
+        rows: u16,
+        columns: u16,
+    },
+    Signal {
+        signal: i32,
+    },
+    CloseStdin,
+    /// Server to client, last frame.
+    Exit {
+        code: i32,
+    },
+    /// Server to client, last frame.
+    Error {
+        error: String,
+    },
+}
