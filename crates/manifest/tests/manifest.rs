@@ -1,0 +1,199 @@
+//! Whole files, good and bad: what they mean and what their authors are told.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use atoll_manifest::{Manifest, ManifestErrors, Options, Release};
+use proptest::prelude::*;
+
+fn fixtures(kind: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(kind);
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    files
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+/// As a terminal without colours shows it.
+fn rendered(errors: &ManifestErrors) -> String {
+    let mut text = String::new();
+    miette::GraphicalReportHandler::new_themed(miette::GraphicalTheme::unicode_nocolor())
+        .with_width(100)
+        .render_report(&mut text, &errors.diagnostic())
+        .unwrap();
+    text
+}
+
+#[test]
+fn good_files_become_machine_configurations() {
+    for path in fixtures("good") {
+        let text = fs::read_to_string(&path).unwrap();
+        let parsed = Manifest::parse(&text, &name(&path)).unwrap_or_else(|errors| panic!("{errors}"));
+        let release = Release { image: "example/app@sha256:0", id: "rel1", version: 3, ..Release::default() };
+        let mut machines = serde_json::Map::new();
+        for group in parsed.manifest.groups() {
+            let config = parsed.manifest.machine_config(group, &release).unwrap();
+            config.validate().unwrap();
+            machines.insert(group.to_owned(), serde_json::to_value(config).unwrap());
+        }
+        let warnings: Vec<String> = parsed.warnings.iter().map(ToString::to_string).collect();
+        let seen = serde_json::json!({ "warnings": warnings, "machines": machines });
+        insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+            insta::assert_json_snapshot!(format!("good-{}", name(&path)), seen);
+        });
+    }
+}
+
+#[test]
+fn good_files_survive_being_written_back() {
+    for path in fixtures("good") {
+        let manifest = Manifest::parse(&fs::read_to_string(&path).unwrap(), &name(&path)).unwrap().manifest;
+        let toml = manifest.to_toml().unwrap();
+        let strict = Options { strict: true, allow_unsupported: false };
+        let again =
+            Manifest::parse_with(toml.as_bytes(), "fly.toml", &strict).unwrap_or_else(|e| panic!("{e}\n{toml}"));
+        assert_eq!(again.manifest, manifest, "{toml}");
+        let definition = manifest.definition().to_string();
+        assert_eq!(Manifest::parse(&definition, "definition.json").unwrap().manifest, manifest);
+    }
+}
+
+#[test]
+fn bad_files_are_explained() {
+    for path in fixtures("bad") {
+        let bytes = fs::read(&path).unwrap();
+        let options = Options { strict: true, allow_unsupported: false };
+        let errors = Manifest::parse_with(&bytes, &name(&path), &options).expect_err(&name(&path));
+        let texts = format!("{errors}\n\n{}", rendered(&errors));
+        insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!(format!("bad-{}", name(&path)), texts);
+        });
+    }
+}
+
+#[test]
+fn misspelt_keys_are_warnings_unless_strict() {
+    let text = "app = \"a\"\nprimary_regoin = \"ams\"\n";
+    let warnings = Manifest::parse(text, "fly.toml").unwrap().warnings;
+    assert_eq!(warnings[0].to_string(), "fly.toml:2:1: primary_regoin: unknown key");
+    assert_eq!(warnings[0].help.as_deref(), Some("did you mean `primary_region`?"));
+}
+
+#[test]
+fn unsupported_keys_are_warnings_when_allowed() {
+    let bytes = fs::read(fixtures("bad").into_iter().find(|path| name(path) == "unsupported.toml").unwrap()).unwrap();
+    let options = Options { strict: true, allow_unsupported: true };
+    let parsed = Manifest::parse_with(&bytes, "fly.toml", &options).unwrap();
+    assert_eq!(parsed.warnings.len(), 7);
+}
+
+#[test]
+fn the_app_is_known_in_spite_of_errors_elsewhere() {
+    let errors = Manifest::parse("app = \"here\"\n[http_service]\ninternal_port = \"web\"", "fly.toml").unwrap_err();
+    assert_eq!(errors.app.unwrap().as_str(), "here");
+}
+
+#[test]
+fn files_that_are_no_text_are_refused() {
+    let refusal = |bytes: &[u8]| Manifest::parse_with(bytes, "fly.toml", &Options::default()).unwrap_err().to_string();
+    assert!(refusal(&vec![b'#'; (1 << 20) + 1]).contains("more than the limit"));
+    assert!(refusal(b"app = \"\xff\"").contains("not UTF-8"));
+}
+
+#[test]
+fn a_million_problems_do_not_make_a_million_lines() {
+    let text: String = (0..50_000).map(|n| format!("k{n} = 1\n")).collect();
+    let options = Options { strict: true, allow_unsupported: false };
+    let errors = Manifest::parse_with(text.as_bytes(), "fly.toml", &options).unwrap_err();
+    assert_eq!(errors.problems.len() + errors.hidden, 50_000);
+    assert!(errors.to_string().lines().count() < 200);
+}
+
+#[test]
+fn local_files_arrive_with_the_release() {
+    let text = "app = \"a\"\n[[files]]\nguest_path = \"/a\"\nlocal_path = \"conf/a\"\n";
+    let manifest = Manifest::parse(text, "fly.toml").unwrap().manifest;
+    assert_eq!(manifest.local_paths().collect::<Vec<_>>(), ["conf/a"]);
+    let mut release = Release { image: "i", ..Release::default() };
+    assert!(manifest.machine_config("app", &release).unwrap_err().to_string().contains("conf/a"));
+    release.local_files.insert("conf/a".into(), vec![0xff, 0]);
+    let config = manifest.machine_config("app", &release).unwrap();
+    assert_eq!(config.files[0].raw_value.as_deref(), Some("/wA="));
+}
+
+/// The table of keys and the structs are two places; this is what keeps them one.
+#[test]
+fn every_honoured_key_of_the_table_is_read() {
+    use atoll_manifest::keys::{Key, ROOT, Status};
+    use atoll_manifest::shape::Shape;
+
+    fn example(key: &Key) -> serde_json::Value {
+        let text = match (key.name, &key.shape) {
+            ("app", _) => "a",
+            ("primary_region", _) => "ams",
+            ("kill_signal", _) => "SIGINT",
+            ("size", _) => "shared-cpu-1x",
+            _ => "/a",
+        };
+        match &key.shape {
+            Shape::Text | Shape::Checked(_) => text.into(),
+            Shape::OneOf(allowed) => allowed[0].into(),
+            Shape::Bool => true.into(),
+            Shape::Whole { .. } => if key.name == "memory_mb" { 256 } else { 1 }.into(),
+            Shape::Number => 0.5.into(),
+            Shape::Duration(_) => "5s".into(),
+            Shape::Memory => 256.into(),
+            Shape::Texts | Shape::TextOrTexts => serde_json::json!(["app"]),
+            Shape::TextsOf(allowed) => serde_json::json!([allowed[0]]),
+            Shape::Autostop => "stop".into(),
+            Shape::Strategy => "immediate".into(),
+            Shape::PersistRootfs | Shape::Any => serde_json::Value::Null,
+            Shape::Env | Shape::Processes | Shape::Headers | Shape::AnyTable => serde_json::json!({ "app": "x" }),
+            Shape::AnyList => serde_json::json!([{ "x": 1 }]),
+            Shape::Table(keys) | Shape::Concurrency(keys) => table(keys),
+            Shape::Tables(keys) | Shape::FilledTables(keys) => serde_json::json!([table(keys)]),
+            Shape::Named(keys) => serde_json::json!({ "one": table(keys) }),
+        }
+    }
+
+    fn table(keys: &[Key]) -> serde_json::Value {
+        let honoured = keys.iter().filter(|key| key.status == Status::Honoured);
+        honoured.map(|key| (key.name.to_owned(), example(key))).filter(|(_, value)| !value.is_null()).collect()
+    }
+
+    let mut document = table(ROOT);
+    // The one exclusive choice: a port, or a range.
+    for key in ["start_port", "end_port"] {
+        document["services"][0]["ports"][0].as_object_mut().unwrap().remove(key);
+    }
+    let parsed = Manifest::parse(&document.to_string(), "fly.json").unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(parsed.manifest.definition(), document);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+    #[test]
+    fn no_bytes_can_panic_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        atoll_manifest::fuzz(&bytes);
+    }
+
+    #[test]
+    fn no_mutation_of_a_real_file_can_panic_the_reader(
+        which in 0usize..100,
+        edits in proptest::collection::vec((0usize..4000, 0usize..40, "[ -~\n]{0,12}"), 1..6),
+    ) {
+        let files: Vec<PathBuf> = fixtures("good").into_iter().chain(fixtures("bad")).collect();
+        let mut text = fs::read_to_string(&files[which % files.len()]).unwrap();
+        for (at, length, insertion) in edits {
+            let start = text.floor_char_boundary(at % (text.len() + 1));
+            let end = text.floor_char_boundary((start + length).min(text.len())).max(start);
+            text.replace_range(start..end, &insertion);
+        }
+        atoll_manifest::fuzz(text.as_bytes());
+    }
+}
