@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that build, tests and demo use. Does nothing when all are there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# What each is for stands in docs/development.md.
+packages=(
+    iproute2 nftables           # machines' networks, the lab
+    busybox-static              # smallest possible root for driver tests
+    skopeo buildah umoci        # foreign image tools that must work with our registry
+    postgresql                  # the second engine of the store
+    runc                        # the peer in the start benchmark
+    mmdebstrap                  # example images made of Debian packages
+    curl jq ca-certificates
+)
+
+missing=()
+for package in "${packages[@]}"; do
+    dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+[ "$(id -u)" = 0 ] || { echo "these packages are missing and only root can install them: ${missing[*]}" >&2; exit 1; }
+# Tests start clusters of their own; the package must not start one.
+mkdir -p /etc/postgresql-common
+grep -qs '^create_main_cluster = false' /etc/postgresql-common/createcluster.conf ||
+    echo 'create_main_cluster = false' >> /etc/postgresql-common/createcluster.conf
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
