@@ -63,11 +63,7 @@ impl Paths {
         }
         let index = self.index(from, to);
         let (base, fault) = (self.base[index]?, self.faults[index]);
-        (!fault.cut).then(|| Path {
-            delay: base.delay + fault.slower,
-            loss: fault.loss.unwrap_or(base.loss),
-            ..base
-        })
+        (!fault.cut).then(|| Path { delay: base.delay + fault.slower, loss: fault.loss.unwrap_or(base.loss), ..base })
     }
 
     /// Sets the path below any fault.

@@ -93,6 +93,16 @@ fn set_option<T>(socket: &OwnedFd, level: c_int, option: c_int, value: &T) -> io
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (value as *const T).cast(), length) }).map(drop)
 }
 
+/// Points standard input and output at nothing.
+pub fn drop_stdin_and_stdout() -> io::Result<()> {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    for standard in [libc::STDIN_FILENO, libc::STDOUT_FILENO] {
+        // SAFETY: takes no pointers; what is replaced belongs to nobody in particular.
+        check(unsafe { libc::dup2(null.as_raw_fd(), standard) })?;
+    }
+    Ok(())
+}
+
 /// A signal that arrived, and whether a process sent it (the terminal and the kernel did not).
 pub struct Arrived {
     pub signal: c_int,

@@ -28,10 +28,8 @@ pub fn run(control: UnixStream, hosts: usize, seed: u64) -> io::Result<()> {
     sys::finest_timer_slack()?;
     let priority = raise_priority();
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let timer = rustix::time::timerfd_create(
-        TimerfdClockId::Monotonic,
-        TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
-    )?;
+    let timer =
+        rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
     epoll::add(&poll, &timer, epoll::EventData::new_u64(TIMER_EVENT), epoll::EventFlags::IN)?;
     epoll::add(&poll, &control, epoll::EventData::new_u64(CONTROL_EVENT), epoll::EventFlags::IN)?;
 

@@ -155,7 +155,7 @@ fn read_link(source: &Source<'_>, world: &World, link: &Link) -> Result<LinkSpec
 }
 
 /// `"100mbit"` in bits a second.
-pub(crate) fn parse_rate(text: &str) -> Option<u64> {
+pub fn parse_rate(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
     let unit = match unit {

@@ -11,7 +11,7 @@ use crate::address::Port;
 use crate::path::{Path, Paths};
 use crate::place::{self, Place};
 
-pub use file::WorldError;
+pub use file::{WorldError, parse_rate};
 
 /// How much longer cables are than the great circle, unless the world says otherwise.
 pub const DEFAULT_PATH_FACTOR: f64 = 1.6;

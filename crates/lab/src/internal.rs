@@ -1,0 +1,43 @@
+//! The helper processes that the lab starts from this same program. They have one thread, which forking
+//! and joining namespaces needs.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use atoll_lab::host::{enter, init};
+use atoll_lab::relay;
+use rustix::process::Pid;
+
+use crate::arguments::Helper;
+
+pub fn run(helper: Helper) -> anyhow::Result<ExitCode> {
+    match helper {
+        Helper::Relay { hosts, seed } => {
+            // The lab gives the control socket as standard input.
+            let control = UnixStream::from(own_stdin()?);
+            relay::run(control, hosts, seed).context("relay")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Helper::Host { furniture } => {
+            let furniture = serde_json::from_str(&furniture).context("read the host's description")?;
+            init::keep(&furniture, own_stdin()?).context("keep the host")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Helper::Enter { first, group, program } => {
+            let first = Pid::from_raw(first).context("0 is no process")?;
+            enter(first, group, &program)
+        }
+    }
+}
+
+/// Runs a program in a host and exits as it does.
+pub fn enter(first: Pid, group: std::path::PathBuf, program: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
+    let code = enter::run(first, group, program).context("enter the host")?;
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+}
+
+fn own_stdin() -> std::io::Result<OwnedFd> {
+    std::io::stdin().as_fd().try_clone_to_owned()
+}

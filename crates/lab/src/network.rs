@@ -1,0 +1,120 @@
+//! A host's network from outside: its uplink into the relay, addresses, neighbours and the route to the
+//! service address, set through `ip` in the host's network namespace.
+
+use std::net::Ipv4Addr;
+use std::process::Stdio;
+
+use rustix::process::{Pid, PidfdFlags};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::address::{Port, SERVICE_ADDRESS};
+use crate::error::{Attempt, LabError};
+use crate::sys;
+use crate::world::{Role, World};
+
+/// The uplink's name within every host.
+pub const UPLINK: &str = "eth0";
+
+/// The relay's end of a host's uplink. Another one each boot: the kernel takes the last one's away in
+/// its own time.
+pub fn relay_interface(port: Port, boot: u32) -> String {
+    format!("port{}-{boot}", port.0)
+}
+
+/// Connects a host's network namespace with the relay's.
+pub async fn plug_in(relay: Pid, host: Pid, port: Port, near: &str) -> Result<(), LabError> {
+    let (relay_pid, host_pid) = (relay.as_raw_nonzero(), host.as_raw_nonzero());
+    let make = format!(
+        "link add name {near} netns {relay_pid} type veth peer name {UPLINK} address {} netns {host_pid}\n",
+        port.mac_text()
+    );
+    ip(None, &make).await?;
+    ip(Some(relay), &format!("link set dev {near} up\n")).await
+}
+
+/// Takes away the relay's end of a dead host's uplink, if the kernel has not done so yet.
+pub async fn unplug(relay: Pid, near: &str) -> Result<(), LabError> {
+    match ip(Some(relay), &format!("link del dev {near}\n")).await {
+        Err(LabError::Tool { told, .. }) if told.contains("Cannot find device") => Ok(()),
+        other => other,
+    }
+}
+
+/// Gives a host its addresses and tells it everybody's hardware address, so that no packet waits for
+/// address resolution.
+pub async fn configure(world: &World, host: Pid, port: Port) -> Result<(), LabError> {
+    ip(Some(host), &configuration(world, port)).await
+}
+
+fn configuration(world: &World, port: Port) -> String {
+    let mut batch = String::from("link set dev lo up\n");
+    let mut add = |line: std::fmt::Arguments<'_>| {
+        batch.push_str(&line.to_string());
+        batch.push('\n');
+    };
+    if world.hosts[port.0].role == Role::Node {
+        add(format_args!("addr add {SERVICE_ADDRESS}/32 dev lo"));
+    }
+    add(format_args!("link set dev {UPLINK} up"));
+    add(format_args!("addr add {}/24 dev {UPLINK}", port.ipv4()));
+    add(format_args!("addr add {}/64 dev {UPLINK} nodad", port.ipv6()));
+    for (peer, _) in world.ports().filter(|(peer, _)| *peer != port) {
+        let mac = peer.mac_text();
+        add(format_args!("neigh replace {} lladdr {mac} dev {UPLINK} nud permanent", peer.ipv4()));
+        add(format_args!("neigh replace {} lladdr {mac} dev {UPLINK} nud permanent", peer.ipv6()));
+    }
+    batch
+}
+
+/// Sends what a client has for the service address to this edge, or nowhere.
+pub async fn steer(client: Pid, edge: Option<Ipv4Addr>) -> Result<(), LabError> {
+    let route = match edge {
+        Some(edge) => format!("route replace {SERVICE_ADDRESS}/32 via {edge} dev {UPLINK}\n"),
+        None => format!("route flush {SERVICE_ADDRESS}/32\nroute replace unreachable {SERVICE_ADDRESS}/32\n"),
+    };
+    ip(Some(client), &route).await
+}
+
+/// Runs a batch of `ip` commands, in the network namespace of a process if one is given.
+async fn ip(namespace: Option<Pid>, batch: &str) -> Result<(), LabError> {
+    let mut command = Command::new("ip");
+    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    if let Some(pid) = namespace {
+        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+            .attempting(|| format!("find process {}", pid.as_raw_nonzero()))?;
+        // SAFETY: between fork and exec only this one system call is made, on a descriptor that the
+        // closure owns; it neither allocates nor locks.
+        unsafe {
+            command.pre_exec(move || sys::setns(&process, libc::CLONE_NEWNET));
+        }
+    }
+    let mut child = command.spawn().attempting(|| "start ip (package iproute2)".to_owned())?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(batch.as_bytes()).await.attempting(|| "write to ip".to_owned())?;
+    }
+    let output = child.wait_with_output().await.attempting(|| "wait for ip".to_owned())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let told = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    Err(LabError::Tool { command: format!("ip -batch, {}", batch.lines().next().unwrap_or_default()), told })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_nodes_have_the_service_address_and_all_know_each_other() {
+        let world = World::parse(
+            "[[host]]\nname = \"n\"\ncity = \"ams\"\nrole = \"node\"\n\
+             [[host]]\nname = \"c\"\ncity = \"nrt\"\nrole = \"client\"\n",
+        )
+        .unwrap();
+        let (node, client) = (configuration(&world, Port(0)), configuration(&world, Port(1)));
+        assert!(node.contains("198.51.100.1/32 dev lo") && !client.contains("198.51.100.1"));
+        assert!(client.contains("neigh replace 10.77.0.1 lladdr 02:61:74:6c:00:01 dev eth0 nud permanent"));
+        assert!(!client.contains("neigh replace 10.77.0.2 "));
+    }
+}
