@@ -1,0 +1,155 @@
+//! The way to other edges: one core's connections, and one request over them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use atoll_model::NodeName;
+use http::header::HeaderValue;
+use http::uri::{PathAndQuery, Scheme};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use hyper::ext::Protocol;
+use tokio::sync::OnceCell;
+
+use super::connect::{ConnectError, connect};
+use super::wire::{self, Address};
+use crate::body::{AtEnd, ClientBody, RequestBody};
+use crate::core::{Core, Edge};
+use crate::errors::Cause;
+use crate::headers;
+use crate::node::{Answer, Setback, Tunnel};
+use crate::select::Target;
+
+/// Stands for "the edge I am connected to"; the request's own host travels as a header.
+const AUTHORITY: &str = "edge";
+
+/// Connections of one core to other edges, one a node.
+#[derive(Default)]
+pub(crate) struct Peers {
+    slots: Mutex<HashMap<NodeName, Slot>>,
+}
+
+/// A connection, or one that is being made: all who need it wait for the same attempt.
+#[derive(Clone)]
+struct Slot {
+    address: SocketAddr,
+    connection: Arc<OnceCell<SendRequest<RequestBody>>>,
+}
+
+impl Peers {
+    /// Sends `request` to the node of `target`, and returns when its answer begins.
+    pub async fn send(
+        &self,
+        core: &Core,
+        target: &Target,
+        port: u16,
+        upgrade: Option<&HeaderValue>,
+        last_resort: bool,
+        request: Request<RequestBody>,
+    ) -> Result<Answer, Setback> {
+        let node = &target.machine.node;
+        let mut connection = self.connection(&core.edge, node).await.map_err(|error| {
+            tracing::debug!(%node, error = %chain(&error), "another edge cannot be reached");
+            Setback::untouched(Cause::PeerUnreachable)
+        })?;
+        let address = Address { machine: target.machine.id, port, last_resort };
+        let request = for_peer(request, &address, upgrade).ok_or(Setback::untouched(Cause::Broken))?;
+        match connection.try_send_request(request).await {
+            Ok(response) => read_answer(response, upgrade.is_some()),
+            Err(mut error) => {
+                if error.take_message().is_some() {
+                    return Err(Setback::untouched(Cause::PeerUnreachable));
+                }
+                tracing::debug!(%node, error = %chain(error.error()), "an exchange with another edge broke");
+                Err(Setback::perhaps(Cause::PeerUnreachable))
+            }
+        }
+    }
+
+    async fn connection(&self, edge: &Edge, node: &NodeName) -> Result<SendRequest<RequestBody>, ConnectError> {
+        let no_address = || ConnectError::NoAddress(node.clone());
+        let tls = edge.surroundings.backhaul.as_ref().ok_or_else(no_address)?;
+        let snapshot = edge.surroundings.routes.snapshot();
+        let address = snapshot.node(node).and_then(|row| row.backhaul).ok_or_else(no_address)?;
+        let slot = self.slot(node, address);
+        let opened = slot
+            .connection
+            .get_or_try_init(|| connect(tls, node, address, edge.config.timeouts.backhaul_connect))
+            .await?;
+        Ok(opened.clone())
+    }
+
+    fn slot(&self, node: &NodeName, address: SocketAddr) -> Slot {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || Slot { address, connection: Arc::default() };
+        let slot = slots.entry(node.clone()).or_insert_with(fresh);
+        let closed = slot.connection.get().is_some_and(SendRequest::is_closed);
+        if slot.address != address || closed {
+            *slot = fresh();
+        }
+        slot.clone()
+    }
+
+    /// Closes connections to nodes that are no longer `kept`.
+    pub fn retain(&self, kept: impl Fn(&NodeName) -> bool) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).retain(|node, _| kept(node));
+    }
+}
+
+fn for_peer(
+    mut request: Request<RequestBody>,
+    address: &Address,
+    upgrade: Option<&HeaderValue>,
+) -> Option<Request<RequestBody>> {
+    *request.uri_mut() = peer_uri(request.uri().path_and_query()?.clone())?;
+    *request.version_mut() = Version::HTTP_2;
+    if let Some(protocol) = upgrade {
+        headers::strip_hop_by_hop(request.headers_mut());
+        request.headers_mut().remove(http::header::CONTENT_LENGTH);
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from(protocol.to_str().ok()?));
+    }
+    address.write(request.headers_mut());
+    Some(request)
+}
+
+pub(super) fn peer_uri(path: PathAndQuery) -> Option<Uri> {
+    Uri::builder().scheme(Scheme::HTTPS).authority(AUTHORITY).path_and_query(path).build().ok()
+}
+
+fn read_answer(mut response: Response<Incoming>, upgrade: bool) -> Result<Answer, Setback> {
+    if let Some(setback) = wire::read_setback(response.headers()) {
+        return Err(setback);
+    }
+    if upgrade && response.status() == StatusCode::OK {
+        let machine = hyper::upgrade::on(&mut response);
+        let mut head = response.map(drop);
+        *head.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        return Ok(Answer::Tunnel(Tunnel { head, machine, permit: None }));
+    }
+    wire::unhide_status(&mut response);
+    Ok(Answer::Response(response.map(|body| ClientBody::passed(body, Box::new(Unguarded)))))
+}
+
+/// The other edge keeps count of the machine.
+struct Unguarded;
+
+impl AtEnd for Unguarded {
+    fn passed(&mut self, _: usize) {}
+
+    fn complete(&mut self) {}
+}
+
+/// An error with all its causes, for a log line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,73 @@
+//! What an edge counts. Plain atomics: whoever exports metrics reads them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows.
+#[derive(Default, Debug)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub fn one(&self) {
+        self.add(1);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How far bytes travelled between the client's edge and the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TrafficClass {
+    SameNode,
+    SameRegion,
+    CrossRegion,
+}
+
+/// Counters of one edge, over all cores.
+#[derive(Default, Debug)]
+pub struct Counters {
+    /// Finished requests by the first digit of their status, index 0 for 1xx to 4 for 5xx.
+    pub responses: [Counter; 5],
+    pub connections: Counter,
+    pub tls_failures: Counter,
+    /// Attempts beyond a request's first.
+    pub retries: Counter,
+    /// Machines this edge asked its worker to start.
+    pub wakes: Counter,
+    pub wake_failures: Counter,
+    /// Requests that had to wait for a machine.
+    pub held: Counter,
+    /// Answered by the edge itself, with an `Atoll-Error` code.
+    pub failures: Counter,
+    /// Requests of other edges that were sent back untouched.
+    pub bounced: Counter,
+    /// Connections between edges that were refused for the peer's identity.
+    pub foreign_peers: Counter,
+    pub idle_stops: Counter,
+    /// Bodies and upgraded connections, both ways.
+    pub bytes_same_node: Counter,
+    pub bytes_same_region: Counter,
+    pub bytes_cross_region: Counter,
+    /// Requests whose body outgrew what may be kept for a retry.
+    pub replay_overflows: Counter,
+}
+
+impl Counters {
+    pub fn response(&self, status: http::StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        self.responses[class].one();
+    }
+
+    pub fn bytes(&self, class: TrafficClass) -> &Counter {
+        match class {
+            TrafficClass::SameNode => &self.bytes_same_node,
+            TrafficClass::SameRegion => &self.bytes_same_region,
+            TrafficClass::CrossRegion => &self.bytes_cross_region,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What the edge answers when it has to answer itself: a status, a code and one sentence. The codes
+//! are those that users know from their platform's logs (`PR03`: no machine took the request).
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+
+use crate::select::{Refusal, Unusable};
+use crate::surroundings::WakeError;
+
+pub(crate) const ATOLL_ERROR: HeaderName = HeaderName::from_static("atoll-error");
+
+/// An answer of the edge itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub status: StatusCode,
+    pub code: &'static str,
+    /// One sentence for the client; names no address and no node.
+    pub text: String,
+}
+
+impl Failure {
+    fn new(status: StatusCode, code: &'static str, text: impl Into<String>) -> Self {
+        Self { status, code, text: text.into() }
+    }
+
+    pub fn unknown_host() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "PU04", "no app has this host name")
+    }
+
+    pub fn no_host() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "PU04", "the request names no host")
+    }
+
+    pub fn unsupported(text: &str) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "PU04", text)
+    }
+
+    pub fn refused(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoService => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "PR04", "no machine of this app has a service on this port")
+            }
+            Refusal::ForcedElsewhere => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "PR04",
+                "the app has no machine of the kind this request insists on",
+            ),
+        }
+    }
+
+    /// Held for as long as allowed; `cause` is the last thing that went wrong at a machine.
+    pub fn held_too_long(waiting_for: Option<Unusable>, cause: Option<Cause>) -> Self {
+        let why = waiting_for.map_or("no machine took the request", Unusable::describe);
+        match cause {
+            Some(cause) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "PR03",
+                format!("no machine took the request: {why}; last cause {}", cause.code()),
+            ),
+            None => Self::new(StatusCode::SERVICE_UNAVAILABLE, "PR04", format!("no machine took the request: {why}")),
+        }
+    }
+
+    /// The request may have reached a machine, and may not be repeated.
+    pub fn broken(cause: Cause) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, cause.code(), "the machine broke off before it answered")
+    }
+
+    /// No machine has seen the request, but too much of its body was read to send it again.
+    pub fn not_repeatable(cause: Option<Cause>) -> Self {
+        let code = cause.map_or("none", Cause::code);
+        Self::new(
+            StatusCode::BAD_GATEWAY,
+            "PA01",
+            format!("the body is too large to send the request to another machine; last cause {code}"),
+        )
+    }
+
+    pub fn response(&self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from(format!("{}: {}\n", self.code, self.text)));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(ATOLL_ERROR, HeaderValue::from_static(self.code));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
+    }
+}
+
+/// What went wrong in one attempt at one machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Cause {
+    ConnectRefused,
+    ConnectTimedOut,
+    ConnectFailed,
+    /// The exchange broke before a response came.
+    Broken,
+    /// The other edge could not be reached or broke off.
+    PeerUnreachable,
+    /// The machine is not, or no longer, where the catalogue said.
+    NotHere,
+    NotRunning,
+    Cordoned,
+    HardLimit,
+    WakeFailed,
+    WakeTimedOut,
+    NotStartable,
+    /// The node's worker does not answer.
+    WorkerAway,
+}
+
+/// Every cause with its code: the code is also how edges tell each other.
+const CAUSES: [(Cause, &str); 13] = [
+    (Cause::ConnectRefused, "PC02"),
+    (Cause::ConnectTimedOut, "PC05"),
+    (Cause::ConnectFailed, "PC06"),
+    (Cause::Broken, "PU02"),
+    (Cause::PeerUnreachable, "PU03"),
+    (Cause::NotHere, "PR02"),
+    (Cause::NotRunning, "PM11"),
+    (Cause::Cordoned, "PM07"),
+    (Cause::HardLimit, "PL02"),
+    (Cause::WakeFailed, "PM02"),
+    (Cause::WakeTimedOut, "PM03"),
+    (Cause::NotStartable, "PM08"),
+    (Cause::WorkerAway, "PM01"),
+];
+
+impl Cause {
+    pub fn code(self) -> &'static str {
+        CAUSES.iter().find(|(cause, _)| *cause == self).map_or("PU02", |(_, code)| code)
+    }
+
+    pub fn from_code(code: &str) -> Option<Self> {
+        CAUSES.iter().find(|(_, known)| *known == code).map(|(cause, _)| *cause)
+    }
+
+    pub fn of_connect(error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::ConnectionRefused => Self::ConnectRefused,
+            std::io::ErrorKind::TimedOut => Self::ConnectTimedOut,
+            _ => Self::ConnectFailed,
+        }
+    }
+}
+
+impl From<&WakeError> for Cause {
+    fn from(error: &WakeError) -> Self {
+        match error {
+            WakeError::NotFound(_) => Self::NotHere,
+            WakeError::NotStartable { .. } => Self::NotStartable,
+            WakeError::TimedOut(_) => Self::WakeTimedOut,
+            WakeError::Failed { .. } => Self::WakeFailed,
+            WakeError::Unavailable(_) => Self::WorkerAway,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_means_one_cause() {
+        for (cause, code) in CAUSES {
+            assert_eq!(Cause::from_code(code), Some(cause));
+            assert_eq!(cause.code(), code);
+        }
+        assert_eq!(Cause::from_code("PR99"), None);
+    }
+}

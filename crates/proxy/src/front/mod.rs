@@ -1,0 +1,13 @@
+//! The side that clients see: connections, TLS, HTTP, and the way of each request to a machine.
+
+mod accept;
+mod certificates;
+mod connection;
+mod journey;
+mod request;
+mod tunnel;
+
+pub(crate) use accept::{Gate, accept};
+pub(crate) use certificates::Certificates;
+pub(crate) use connection::{serve_http, serve_https};
+pub(crate) use tunnel::run_tunnel;

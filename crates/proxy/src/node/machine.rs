@@ -1,0 +1,237 @@
+//! One machine of this node as its edge sees it: who is in it now, whether it runs, and the gate that
+//! keeps requests out while it is being stopped for idleness.
+//!
+//! ```text
+//!            last request ends, idle long enough
+//!   open ────────────────────────────────────────► stopping ──┐
+//!    ▲   (requests enter, up to the hard limit)   (they wait)  │ the worker is done
+//!    └─────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Counting and closing the gate happen under one lock: no request slips in between "nobody is in
+//! there" and "stop it".
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use atoll_model::row::MachineRow;
+use atoll_model::service::LoadBucket;
+use atoll_model::{MachineState, MachineVersion};
+use tokio::sync::{Notify, watch};
+
+use crate::surroundings::{WakeError, Woken};
+
+/// For how long own knowledge outlives a change of the row: rows of a machine that was just woken may
+/// still tell of the moments before.
+const BELIEF_OUTLIVES_ROW: Duration = Duration::from_secs(1);
+
+pub(crate) struct Machine {
+    pub version: MachineVersion,
+    state: Mutex<State>,
+    /// The gate opened again.
+    reopened: Notify,
+    signals: Arc<Signals>,
+}
+
+/// What other tasks wait for.
+pub(crate) struct Signals {
+    /// Marked changed when a machine that was at its hard limit has room again.
+    pub room: watch::Sender<u64>,
+    /// Some load changed since the last report.
+    pub load_changed: Notify,
+}
+
+impl Signals {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { room: watch::Sender::new(0), load_changed: Notify::new() })
+    }
+}
+
+struct State {
+    /// By service index: open requests, upgraded connections and streams.
+    open: Vec<u32>,
+    last_active: Instant,
+    /// The row's stamp by which `last_active` was last set.
+    seen_up: Option<Stamp>,
+    belief: Option<Belief>,
+    stopping: bool,
+    wake: Option<watch::Receiver<WakeOutcome>>,
+}
+
+pub(crate) type WakeOutcome = Option<Result<Woken, WakeError>>;
+
+/// Tells one state of a row from the next.
+type Stamp = (MachineState, u64);
+
+fn stamp(row: &MachineRow) -> Stamp {
+    (row.state, row.changed_at_ms)
+}
+
+/// What this edge saw for itself, while the row said something else.
+struct Belief {
+    running: bool,
+    row: Stamp,
+    at: Instant,
+}
+
+/// Whether a request may enter.
+pub(crate) enum Admission {
+    Granted(Permit),
+    AtHardLimit,
+    /// It is being stopped: wait for [`Machine::reopened`] and ask again.
+    Stopping,
+}
+
+/// How a caller of [`Machine::join_wake`] takes part.
+pub(crate) enum WakePart {
+    /// Nobody wakes it yet: call the worker and send the outcome.
+    Lead(watch::Sender<WakeOutcome>, watch::Receiver<WakeOutcome>),
+    Follow(watch::Receiver<WakeOutcome>),
+}
+
+impl Machine {
+    pub fn new(row: &MachineRow, signals: Arc<Signals>, now: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            version: row.version,
+            state: Mutex::new(State {
+                open: vec![0; row.services.len()],
+                last_active: now,
+                seen_up: None,
+                belief: None,
+                stopping: false,
+                wake: None,
+            }),
+            reopened: Notify::new(),
+            signals,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change below is complete before anything could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn admit(self: &Arc<Self>, service: usize, hard_limit: Option<u32>) -> Admission {
+        let mut state = self.lock();
+        if state.stopping {
+            return Admission::Stopping;
+        }
+        let Some(open) = state.open.get_mut(service) else { return Admission::AtHardLimit };
+        if hard_limit.is_some_and(|limit| *open >= limit) {
+            return Admission::AtHardLimit;
+        }
+        *open += 1;
+        drop(state);
+        self.signals.load_changed.notify_one();
+        Admission::Granted(Permit { machine: self.clone(), service, hard_limit })
+    }
+
+    /// Waits while the machine is being stopped.
+    pub async fn reopened(&self) {
+        let reopened = self.reopened.notified();
+        tokio::pin!(reopened);
+        reopened.as_mut().enable();
+        if self.lock().stopping {
+            reopened.await;
+        }
+    }
+
+    fn leave(&self, service: usize, hard_limit: Option<u32>) {
+        let mut state = self.lock();
+        state.last_active = Instant::now();
+        let Some(open) = state.open.get_mut(service) else { return };
+        let was_full = hard_limit.is_some_and(|limit| *open >= limit);
+        *open = open.saturating_sub(1);
+        drop(state);
+        if was_full {
+            self.signals.room.send_modify(|generation| *generation += 1);
+        }
+        self.signals.load_changed.notify_one();
+    }
+
+    pub fn loads(&self) -> Vec<u32> {
+        self.lock().open.clone()
+    }
+
+    pub fn bucket(&self, row: &MachineRow, service: usize) -> Option<LoadBucket> {
+        let open = *self.lock().open.get(service)?;
+        Some(row.services.get(service)?.service.limits().bucket(open))
+    }
+
+    /// Whether it runs, as far as this edge saw for itself; `None`: ask the row.
+    pub fn running(&self, row: &MachineRow, now: Instant) -> Option<bool> {
+        let state = self.lock();
+        let belief = state.belief.as_ref()?;
+        let fresh = belief.row == stamp(row) || now.duration_since(belief.at) < BELIEF_OUTLIVES_ROW;
+        fresh.then_some(belief.running)
+    }
+
+    pub fn believe(&self, row: &MachineRow, running: bool, now: Instant) {
+        self.lock().belief = Some(Belief { running, row: stamp(row), at: now });
+    }
+
+    /// Forgets what it saw: a connection just proved it wrong.
+    pub fn doubt(&self) {
+        self.lock().belief = None;
+    }
+
+    /// Takes part in the one wake that is under way, or begins it.
+    pub fn join_wake(&self) -> WakePart {
+        let mut state = self.lock();
+        match &state.wake {
+            // A lead that went away without an outcome leaves a closed channel behind.
+            Some(under_way) if under_way.borrow().is_none() && under_way.has_changed().is_ok() => {
+                WakePart::Follow(under_way.clone())
+            }
+            _ => {
+                let (outcome, receiver) = watch::channel(None);
+                state.wake = Some(receiver.clone());
+                WakePart::Lead(outcome, receiver)
+            }
+        }
+    }
+
+    /// How many are in it, and since when nobody has been. Idleness counts from when the row first
+    /// said that the machine is up, at the earliest.
+    pub fn idleness(&self, row: &MachineRow, now: Instant) -> (u32, Duration) {
+        let mut state = self.lock();
+        if state.seen_up != Some(stamp(row)) {
+            state.seen_up = Some(stamp(row));
+            state.last_active = now;
+        }
+        (state.open.iter().sum(), now.saturating_duration_since(state.last_active))
+    }
+
+    /// Closes the gate, unless somebody is inside or it is closed already.
+    pub fn begin_stop(&self) -> bool {
+        let mut state = self.lock();
+        let free = !state.stopping && state.open.iter().all(|open| *open == 0);
+        state.stopping |= free;
+        free
+    }
+
+    /// Opens the gate; with `stopped`, the next request has to wake the machine.
+    pub fn end_stop(&self, row: &MachineRow, stopped: bool, now: Instant) {
+        let mut state = self.lock();
+        state.stopping = false;
+        state.last_active = now;
+        if stopped {
+            state.belief = Some(Belief { running: false, row: stamp(row), at: now });
+        }
+        drop(state);
+        self.reopened.notify_waiters();
+    }
+}
+
+/// One request, upgraded connection or stream inside a machine. Dropping it is leaving.
+pub(crate) struct Permit {
+    machine: Arc<Machine>,
+    service: usize,
+    hard_limit: Option<u32>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.machine.leave(self.service, self.hard_limit);
+    }
+}

@@ -1,0 +1,247 @@
+//! One request to one machine of this node: through the gate, awake, connected, answered.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atoll_model::MachineState;
+use atoll_model::row::MachineRow;
+use atoll_model::service::LoadKind;
+use http::{Request, Response, StatusCode};
+use hyper::client::conn::http1;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::machine::{Admission, Machine, Permit, WakePart};
+use super::pool::{Pool, PoolKey, Sender};
+use crate::body::{AtEnd, ClientBody, RequestBody};
+use crate::core::Core;
+use crate::errors::Cause;
+use crate::headers;
+
+/// Which machine, and how patiently.
+pub(crate) struct Exchange<'a> {
+    pub core: &'a Arc<Core>,
+    pub row: &'a Arc<MachineRow>,
+    pub service: usize,
+    /// The request asks to switch protocols.
+    pub upgrade: bool,
+    /// No other machine is left: one that refuses connections is started, if it may be.
+    pub last_resort: bool,
+    pub deadline: Instant,
+}
+
+/// What came back.
+pub(crate) enum Answer {
+    Response(Response<ClientBody>),
+    /// The machine switched protocols.
+    Tunnel(Tunnel),
+}
+
+pub(crate) struct Tunnel {
+    /// Status 101, with the machine's headers.
+    pub head: Response<()>,
+    pub machine: OnUpgrade,
+    /// Keeps the machine busy while the tunnel lives; `None` when another node counts it.
+    pub permit: Option<Permit>,
+}
+
+/// An attempt that brought no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Setback {
+    pub cause: Cause,
+    pub reached: Reached,
+}
+
+/// Whether the machine may have seen any of the request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reached {
+    No,
+    Perhaps,
+}
+
+impl Setback {
+    pub fn untouched(cause: Cause) -> Self {
+        Self { cause, reached: Reached::No }
+    }
+
+    pub fn perhaps(cause: Cause) -> Self {
+        Self { cause, reached: Reached::Perhaps }
+    }
+}
+
+/// Sends `request`, whose headers are ready for the machine, and returns when the answer begins.
+pub(crate) async fn serve(exchange: &Exchange<'_>, request: Request<RequestBody>) -> Result<Answer, Setback> {
+    let Exchange { core, row, deadline, .. } = *exchange;
+    let service_row = row.services.get(exchange.service).ok_or(Setback::untouched(Cause::NotHere))?;
+    let service = &service_row.service;
+    let limits = service.limits();
+    let machine = core.edge.machines.enter(row);
+    let permit = enter(&machine, exchange.service, limits.hard, deadline).await?;
+
+    let may_start = service.starts_on_request();
+    let mut started = false;
+    if !machine.running(row, Instant::now()).unwrap_or(row.state == MachineState::Started) {
+        if !may_start {
+            return Err(Setback::untouched(Cause::NotRunning));
+        }
+        wake(core, &machine, row, service.internal_port, deadline).await?;
+        started = true;
+    }
+
+    let key = PoolKey { machine: row.id, version: row.version, port: service.internal_port };
+    // A reused connection may be half dead without our knowing: only requests that may be repeated
+    // take one. With `connections` as the limit's unit each request has its own anyway.
+    let pooled = limits.kind == LoadKind::Requests && !exchange.upgrade;
+    let mut reusable =
+        if pooled && request.method().is_idempotent() { core.pool.take(&key, Instant::now()) } else { None };
+    let mut request = request;
+    let (response, sender) = loop {
+        let mut sender = match reusable.take() {
+            Some(sender) => sender,
+            None => match connect(core, row, service.internal_port).await {
+                Ok(sender) => sender,
+                Err(cause) => {
+                    machine.doubt();
+                    if !may_start || !exchange.last_resort || started {
+                        return Err(Setback::untouched(cause));
+                    }
+                    wake(core, &machine, row, service.internal_port, deadline).await?;
+                    started = true;
+                    continue;
+                }
+            },
+        };
+        match sender.try_send_request(request).await {
+            Ok(response) => break (response, sender),
+            Err(mut error) => match error.take_message() {
+                // Nothing of it was written: the connection had died in the pool.
+                Some(unsent) => request = unsent,
+                None => return Err(Setback::perhaps(Cause::Broken)),
+            },
+        }
+    };
+    Ok(answer(response, permit, pooled.then(|| GiveBack { pool: core.pool.clone(), key, sender })))
+}
+
+async fn enter(
+    machine: &Arc<Machine>,
+    service: usize,
+    hard_limit: Option<u32>,
+    deadline: Instant,
+) -> Result<Permit, Setback> {
+    loop {
+        match machine.admit(service, hard_limit) {
+            Admission::Granted(permit) => return Ok(permit),
+            Admission::AtHardLimit => return Err(Setback::untouched(Cause::HardLimit)),
+            Admission::Stopping => tokio::time::timeout_at(deadline.into(), machine.reopened())
+                .await
+                .map_err(|_| Setback::untouched(Cause::NotRunning))?,
+        }
+    }
+}
+
+/// Has the machine started by the worker; all who ask meanwhile share one call and its outcome.
+async fn wake(
+    core: &Arc<Core>,
+    machine: &Arc<Machine>,
+    row: &Arc<MachineRow>,
+    port: u16,
+    deadline: Instant,
+) -> Result<(), Setback> {
+    let mut outcome = match machine.join_wake() {
+        WakePart::Follow(outcome) => outcome,
+        WakePart::Lead(sender, receiver) => {
+            // On its own: the machine is worth waking even when this client goes away.
+            tokio::spawn(lead_wake(core.clone(), machine.clone(), row.clone(), port, sender));
+            receiver
+        }
+    };
+    let waited = tokio::time::timeout_at(deadline.into(), outcome.wait_for(Option::is_some)).await;
+    match waited {
+        Ok(Ok(outcome)) => match &*outcome {
+            Some(Err(error)) => Err(Setback::untouched(Cause::from(error))),
+            _ => Ok(()),
+        },
+        Ok(Err(_)) => Err(Setback::untouched(Cause::WakeFailed)),
+        Err(_) => Err(Setback::untouched(Cause::WakeTimedOut)),
+    }
+}
+
+async fn lead_wake(
+    core: Arc<Core>,
+    machine: Arc<Machine>,
+    row: Arc<MachineRow>,
+    port: u16,
+    sender: tokio::sync::watch::Sender<super::machine::WakeOutcome>,
+) {
+    let edge = &core.edge;
+    let limit = edge.config.timeouts.wake;
+    edge.counters.wakes.one();
+    let result = edge.surroundings.worker.wake(row.id, port, limit).await;
+    match &result {
+        Ok(_) => machine.believe(&row, true, Instant::now()),
+        Err(error) => {
+            edge.counters.wake_failures.one();
+            tracing::warn!(machine = %row.id, app = %row.app, code = Cause::from(error).code(), %error, "could not wake a machine");
+        }
+    }
+    sender.send_replace(Some(result));
+}
+
+async fn connect(core: &Arc<Core>, row: &MachineRow, port: u16) -> Result<Sender, Cause> {
+    let address = SocketAddr::from((row.private_ipv4, port));
+    let stream = dial(address, core.edge.config.timeouts.connect).await.map_err(|error| Cause::of_connect(&error))?;
+    let handshake =
+        http1::Builder::new().max_headers(core.edge.config.limits.header_count).handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.map_err(|_| Cause::ConnectFailed)?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            // Whoever waits for an answer on it is told by itself.
+            tracing::debug!(%error, "a connection to a machine broke");
+        }
+    });
+    Ok(sender)
+}
+
+/// Connects within `limit`; small writes go out at once.
+pub(crate) async fn dial(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    let stream = tokio::time::timeout(limit, TcpStream::connect(address))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn answer(mut response: Response<hyper::body::Incoming>, permit: Permit, give_back: Option<GiveBack>) -> Answer {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let machine = hyper::upgrade::on(&mut response);
+        return Answer::Tunnel(Tunnel { head: response.map(drop), machine, permit: Some(permit) });
+    }
+    headers::strip_hop_by_hop(response.headers_mut());
+    Answer::Response(response.map(|body| ClientBody::passed(body, Box::new(InMachine { _permit: permit, give_back }))))
+}
+
+/// Lives as long as the answer flows.
+struct InMachine {
+    _permit: Permit,
+    give_back: Option<GiveBack>,
+}
+
+struct GiveBack {
+    pool: Arc<Pool>,
+    key: PoolKey,
+    sender: Sender,
+}
+
+impl AtEnd for InMachine {
+    fn passed(&mut self, _: usize) {}
+
+    fn complete(&mut self) {
+        if let Some(GiveBack { pool, key, sender }) = self.give_back.take() {
+            pool.put(key, sender, Instant::now());
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! An edge as its neighbours see it: real sockets, real HTTP servers as machines, several edges in one
+//! process to play several regions. Nothing here needs root.
+
+mod routing;
+mod support;
