@@ -1,0 +1,209 @@
+//! Where blobs come from: another store by way of an RPC, a registry, or a folder.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream::BoxStream};
+use thiserror::Error;
+
+use crate::{Digest, ImageStore, StoreError, manifest::Descriptor, store::BlobWriter, task::blocking};
+
+/// How often a broken transfer is taken up again without any progress.
+const FRUITLESS_TRIES: u32 = 4;
+/// Pause before the first new try; it doubles each time.
+const FIRST_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// Bytes gathered before the disk is asked.
+const WRITE_SIZE: usize = 256 << 10;
+
+/// A place that gives blobs by digest.
+#[async_trait]
+pub trait BlobSource: Send + Sync {
+    /// Opens a blob from byte `offset` on. The receiver verifies, a source need not.
+    async fn open(&self, digest: &Digest, offset: u64) -> Result<BlobStream, SourceError>;
+}
+
+/// A blob on its way.
+pub struct BlobStream {
+    /// Bytes of the whole blob, also when it was opened further on.
+    pub size: u64,
+    pub bytes: BoxStream<'static, Result<Bytes, SourceError>>,
+}
+
+/// Why a source gives no blob, or no more of it.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    #[error("there is no {what} at {place}")]
+    Missing { what: String, place: String },
+    #[error("{place} does not allow it: {reason}")]
+    Denied { place: String, reason: String },
+    /// Trying again would bring the same.
+    #[error("{place} gave a wrong answer: {reason}")]
+    Wrong { place: String, reason: String },
+    /// Trying again may help.
+    #[error("the transfer from {place} broke")]
+    Broken { place: String, source: Box<dyn std::error::Error + Send + Sync> },
+}
+
+impl SourceError {
+    /// Whether another try may bring what this one did not.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Broken { .. })
+    }
+}
+
+/// Why a blob was not fetched. Nothing of it is left.
+#[derive(Debug, Error)]
+pub enum FetchError {
+    #[error("cannot fetch {digest}")]
+    Source { digest: Digest, source: SourceError },
+    #[error("cannot fetch {digest}: the transfer broke {tries} times without bringing anything")]
+    Broken { digest: Digest, tries: u32, source: SourceError },
+    #[error("cannot keep {digest}")]
+    Store { digest: Digest, source: StoreError },
+}
+
+/// What of a blob is known before it comes.
+pub(crate) struct Wanted {
+    pub digest: Digest,
+    /// Known from a descriptor; a manifest is asked for by its digest alone.
+    pub size: Option<u64>,
+    pub limit: u64,
+}
+
+impl Wanted {
+    pub(crate) fn described(descriptor: &Descriptor) -> Self {
+        Self { digest: descriptor.digest, size: Some(descriptor.size), limit: descriptor.size }
+    }
+}
+
+/// Brings a blob into the store unless it is there. A broken transfer goes on where it broke.
+pub(crate) async fn fetch(store: &ImageStore, source: &dyn BlobSource, wanted: &Wanted) -> Result<(), FetchError> {
+    let digest = wanted.digest;
+    let keep = |source| FetchError::Store { digest, source };
+    let turn = store.fetching().turn(digest).await.map_err(keep)?;
+    let (own, limit) = (store.clone(), wanted.limit);
+    let begun = blocking(move || match own.confirm(&digest)? {
+        Some(_) => Ok(None),
+        None => own.writer(limit).map(Some),
+    });
+    let Some(writer) = begun.await.map_err(keep)? else {
+        return Ok(());
+    };
+    let writer = receive(source, wanted, writer).await?;
+    let size = wanted.size;
+    // The turn goes along: until the blob has its name, the next one must not begin anew.
+    blocking(move || {
+        let _turn = turn;
+        writer.stage(Some((&digest, size)))?.commit()
+    })
+    .await
+    .map_err(keep)?;
+    Ok(())
+}
+
+async fn receive(source: &dyn BlobSource, wanted: &Wanted, mut writer: BlobWriter) -> Result<BlobWriter, FetchError> {
+    let digest = wanted.digest;
+    let mut fruitless = 0;
+    loop {
+        let before = writer.size();
+        let error = match source.open(&digest, before).await {
+            Ok(stream) if wanted.size.is_some_and(|size| size != stream.size) || stream.size > wanted.limit => {
+                let expected = wanted.size.unwrap_or(wanted.limit);
+                let source = StoreError::WrongSize { expected, found: stream.size };
+                return Err(FetchError::Store { digest, source });
+            }
+            Ok(stream) => {
+                let size = stream.size;
+                let (returned, end) = append(writer, stream.bytes).await;
+                writer = returned.map_err(|source| FetchError::Store { digest, source })?;
+                match end {
+                    Ok(()) if writer.size() >= size => return Ok(writer),
+                    Ok(()) => SourceError::Broken {
+                        place: "the source".to_owned(),
+                        source: format!("it ended after {} of {size} bytes", writer.size()).into(),
+                    },
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        if !error.is_transient() {
+            return Err(FetchError::Source { digest, source: error });
+        }
+        fruitless = if writer.size() > before { 0 } else { fruitless + 1 };
+        if fruitless == FRUITLESS_TRIES {
+            return Err(FetchError::Broken { digest, tries: fruitless, source: error });
+        }
+        tracing::debug!(%digest, offset = writer.size(), %error, "a blob's transfer broke, taking it up again");
+        tokio::time::sleep(FIRST_PAUSE * 2u32.pow(fruitless)).await;
+    }
+}
+
+/// Appends a stream to a writer, on threads that may block. Gives the writer back with all that came
+/// before the stream broke; a writer that could not write is gone.
+pub(crate) async fn append<E>(
+    mut writer: BlobWriter,
+    mut stream: BoxStream<'_, Result<Bytes, E>>,
+) -> (Result<BlobWriter, StoreError>, Result<(), E>) {
+    let mut gathered = Vec::new();
+    let mut gathered_bytes = 0;
+    loop {
+        let next = stream.next().await;
+        let ended = match next {
+            Some(Ok(bytes)) => {
+                gathered_bytes += bytes.len();
+                gathered.push(bytes);
+                None
+            }
+            Some(Err(error)) => Some(Err(error)),
+            None => Some(Ok(())),
+        };
+        if gathered_bytes >= WRITE_SIZE || (ended.is_some() && !gathered.is_empty()) {
+            let pieces = std::mem::take(&mut gathered);
+            gathered_bytes = 0;
+            let written = blocking(move || {
+                for piece in &pieces {
+                    writer.write(piece)?;
+                }
+                Ok::<_, StoreError>(writer)
+            });
+            match written.await {
+                Ok(returned) => writer = returned,
+                Err(error) => return (Err(error), ended.unwrap_or(Ok(()))),
+            }
+        }
+        if let Some(end) = ended {
+            return (Ok(writer), end);
+        }
+    }
+}
+
+#[async_trait]
+impl BlobSource for ImageStore {
+    async fn open(&self, digest: &Digest, offset: u64) -> Result<BlobStream, SourceError> {
+        let place = || self.root().display().to_string();
+        let (store, wanted) = (self.clone(), *digest);
+        let opened = blocking(move || {
+            let (mut file, size) = store.open_blob(&wanted)?;
+            io_seek(&mut file, offset).map_err(StoreError::io("read", store.blob_path(&wanted)))?;
+            Ok::<_, StoreError>((file, size))
+        });
+        match opened.await {
+            Ok((file, size)) => {
+                let broken = place();
+                let bytes = tokio_util::io::ReaderStream::with_capacity(tokio::fs::File::from_std(file), WRITE_SIZE)
+                    .map(move |piece| {
+                        piece.map_err(|source| SourceError::Broken { place: broken.clone(), source: source.into() })
+                    });
+                Ok(BlobStream { size, bytes: bytes.boxed() })
+            }
+            Err(StoreError::Missing { digest }) => {
+                Err(SourceError::Missing { what: digest.to_string(), place: place() })
+            }
+            Err(error) => Err(SourceError::Broken { place: place(), source: error.into() }),
+        }
+    }
+}
+
+fn io_seek(file: &mut std::fs::File, offset: u64) -> std::io::Result<u64> {
+    std::io::Seek::seek(file, std::io::SeekFrom::Start(offset))
+}
