@@ -6,6 +6,7 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Pid, PidfdFlags};
 use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -14,6 +15,7 @@ use crate::engine::{Engine, Message, Site};
 use crate::error::{Attempt, LabError};
 use crate::premises::Premises;
 use crate::relay::process::Relay;
+use crate::sys;
 use crate::verb::{HostState, HostStatus, Status, Verb};
 use crate::world::World;
 
@@ -218,12 +220,40 @@ impl Host {
     /// If the host is not up.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command, LabError> {
         let status = self.status()?;
-        let (HostState::Up, Some(pid)) = (status.state, status.pid) else {
-            return Err(LabError::WrongState { host: self.name.clone(), state: status.state.as_str() });
-        };
+        let pid = self.first_process(&status)?.as_raw_nonzero();
         let mut command = Command::new(&self.lab.inner.program);
         command.args(["internal", "enter", &pid.to_string()]).arg(status.group).arg("--").arg(program);
         Ok(command)
+    }
+
+    /// Runs code in the host's network namespace, on a thread of its own. Sockets that it makes stay in
+    /// the host's network wherever they are used afterwards, so that a test or a load generator can
+    /// speak from a host without a program there.
+    ///
+    /// # Errors
+    /// If the host is not up; what the code itself returns is given as it is.
+    pub async fn in_network<T: Send + 'static>(
+        &self,
+        code: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, LabError> {
+        let first = self.first_process(&self.status()?)?;
+        let entering = || format!("enter the network of {}", self.name);
+        let process = rustix::process::pidfd_open(first, PidfdFlags::empty()).attempting(entering)?;
+        let (send, result) = oneshot::channel();
+        // A namespace is a thread's own, so that this one must end with the code.
+        std::thread::spawn(move || {
+            let result = sys::setns(&process, libc::CLONE_NEWNET).map(|()| code());
+            // The one who asked may have gone.
+            drop(send.send(result));
+        });
+        result.await.map_err(|_| LabError::Ended)?.attempting(entering)
+    }
+
+    fn first_process(&self, status: &HostStatus) -> Result<Pid, LabError> {
+        match (status.state, status.pid.and_then(Pid::from_raw)) {
+            (HostState::Up, Some(pid)) => Ok(pid),
+            (state, _) => Err(LabError::WrongState { host: self.name.clone(), state: state.as_str() }),
+        }
     }
 
     /// Cuts the power: everything in the host is gone but its disk.

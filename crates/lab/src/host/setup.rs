@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Group, Hierarchy};
@@ -63,6 +63,9 @@ pub(super) fn furnish(furniture: &Furniture) -> Result<(), FurnishError> {
     // Nothing mounted here shows outside, nor the other way.
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .attempting(|| "make the mounts private".to_owned())?;
+    for outer in ["/proc", "/sys", "/run"] {
+        take_away(outer)?;
+    }
     mount("proc", "/proc", "proc", "")?;
     mount("sysfs", "/sys", "sysfs", "")?;
     mount_cgroups(group.hierarchies())?;
@@ -74,6 +77,15 @@ pub(super) fn furnish(furniture: &Furniture) -> Result<(), FurnishError> {
         fs::write(Path::new("/proc/sys").join(key), value).attempting(|| format!("set sysctl {key}"))?;
     }
     Ok(())
+}
+
+/// Removes what is mounted at a path and below, so that a host's programs do not find it in their lists.
+fn take_away(target: &str) -> Result<(), FurnishError> {
+    match rustix::mount::unmount(target, UnmountFlags::DETACH) {
+        // Nothing is mounted there.
+        Err(rustix::io::Errno::INVAL) => Ok(()),
+        other => other.attempting(|| format!("unmount {target}")),
+    }
 }
 
 /// Within the cgroup namespace the host's own group is the root of each hierarchy.

@@ -23,8 +23,11 @@ const FIFO_PRIORITY: i32 = 10;
 const CONTROL_EVENT: u64 = u64::MAX;
 const TIMER_EVENT: u64 = u64::MAX - 1;
 
-/// Runs the relay in the calling process's network namespace until the other end of `control` closes.
+/// Runs the relay, in a new network namespace, until the other end of `control` closes.
 pub fn run(control: UnixStream, hosts: usize, seed: u64) -> io::Result<()> {
+    sys::unshare(libc::CLONE_NEWNET)?;
+    // The relay's ends of the uplinks are wires and say nothing of their own.
+    std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")?;
     sys::finest_timer_slack()?;
     let priority = raise_priority();
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
