@@ -40,7 +40,8 @@ pub struct Hub {
 struct Edge {
     session: SessionId,
     serves: Positions,
-    refused: Vec<RowKey>,
+    /// Unknown until the session's first acknowledgement.
+    refused: Option<Vec<RowKey>>,
     /// Counted as leased until then, by the hub's clock.
     counted_until: Option<Duration>,
 }
@@ -153,18 +154,20 @@ impl Hub {
         }
     }
 
-    /// An edge opened a watch and says what it serves by.
+    /// An edge opened a watch, or asked again on the same one, and says what it serves by.
     pub fn open(&mut self, edge: NodeName, session: SessionId, serves: Positions) {
         // A lease of the edge's earlier life is still counted: that life may not have ended yet.
-        let counted_until = self.edges.get(&edge).and_then(|known| known.counted_until);
-        self.edges.insert(edge, Edge { session, serves, refused: Vec::new(), counted_until });
+        let known = self.edges.remove(&edge);
+        let counted_until = known.as_ref().and_then(|known| known.counted_until);
+        let refused = known.filter(|known| known.session == session).and_then(|known| known.refused);
+        self.edges.insert(edge, Edge { session, serves, refused, counted_until });
     }
 
     /// Takes an acknowledgement; answers a request for a lease if it may be granted.
     pub fn acknowledge(&mut self, edge: &NodeName, session: SessionId, ack: Ack, now: Duration) -> Option<LeaseGrant> {
         let known = self.edges.get_mut(edge).filter(|known| known.session == session)?;
         known.serves.extend(ack.positions);
-        known.refused = ack.refused;
+        known.refused = Some(ack.refused);
         let request = ack.lease?;
         let up_to_date = self.settled.iter().all(|(owner, version)| {
             known.serves.get(owner) >= Some(version) || !self.fences.admits(owner, version.epoch)
@@ -214,8 +217,8 @@ impl Hub {
         let names = |lacks: &dyn Fn(&Edge) -> bool| -> Vec<NodeName> {
             counted().filter(|(_, edge)| lacks(edge)).map(|(name, _)| name.clone()).collect()
         };
-        let waiting = names(&|edge| edge.serves.get(&target.owner) < Some(&target.version));
-        let refused = names(&|edge| edge.refused.contains(&target.key));
+        let waiting = names(&|edge| edge.refused.is_none() || edge.serves.get(&target.owner) < Some(&target.version));
+        let refused = names(&|edge| edge.refused.as_ref().is_some_and(|rows| rows.contains(&target.key)));
         if !waiting.is_empty() {
             Standing::Waiting(waiting)
         } else if !refused.is_empty() {

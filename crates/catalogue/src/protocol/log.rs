@@ -124,7 +124,9 @@ impl RowLog {
 ///   a clock set back. Watchers get this owner's rows anew. This is the worker's way.
 /// - Number durably in the transaction that changes the row, `resume` from the last number, then
 ///   [`OwnerLog::restore`] each row with its own. Watchers go on where they were. This is control's way.
-/// - [`OwnerLog::new`] with a fresh epoch from control: always right, needs control.
+/// - [`OwnerLog::new`] with an epoch that control issued to this very life: always right, needs
+///   control. A fenced owner must get a new one too; taking up the current epoch is not enough, for an
+///   earlier life, of which a restored disk knows nothing, may have used it.
 ///
 /// A watcher that has seen more than the owner proves that the promise was broken
 /// ([`OwnerLog::is_behind`]); the owner must then ask for a new epoch.

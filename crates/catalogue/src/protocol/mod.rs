@@ -10,6 +10,7 @@ pub mod lease;
 pub mod log;
 pub mod message;
 pub mod replica;
+pub mod saved;
 mod sense;
 pub mod series;
 pub mod targets;

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use atoll_model::row::MachineRow;
 use atoll_model::{MachineId, NodeName, Owner, Row, RowKey, RowVersion};
-use bytes::Bytes;
 
 use super::fence::Fences;
 use super::inbox::{Batch, Inbox, PathId, Received};
 use super::message::{Part, Positions, Write};
+use super::saved::{Saved, SavedOwner};
 use super::sense::{self, Refusal, RefusalCounts};
 use crate::snapshot::{Editor, Snapshot};
 
@@ -34,21 +34,6 @@ pub struct Replica {
     refusals: RefusalCounts,
     /// Owners whose rows were turned away, with the epoch; control may admit them yet.
     turned_away: BTreeMap<Owner, u64>,
-}
-
-/// A replica at one moment, for saving.
-pub struct Saved {
-    pub positions: Positions,
-    pub view: Snapshot,
-    /// Machine rows that stand behind another node's claim to the same machine.
-    pub shadowed: Vec<MachineRow>,
-}
-
-/// One owner's rows as saved.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct SavedOwner {
-    pub position: RowVersion,
-    pub rows: Vec<(RowKey, Bytes)>,
 }
 
 /// What came of a received part.
