@@ -178,10 +178,15 @@ impl Machine {
         if self.is_running() {
             return;
         }
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind((self.address, self.port).into()).unwrap();
-        let listener = socket.listen(1024).unwrap();
+        let listener = loop {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            match socket.bind((self.address, self.port).into()) {
+                Ok(()) => break socket.listen(1024).unwrap(),
+                // Killed just before: its socket is not closed yet.
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
         let alive = CancellationToken::new();
         *self.alive.lock().unwrap() = Some(alive.clone());
         let (facts, app) = (self.facts.clone(), self.app.clone());

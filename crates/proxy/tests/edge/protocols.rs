@@ -1,0 +1,246 @@
+//! What passes through an edge arrives as it was sent: bodies, trailers, upgraded connections, TLS.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use hyper::{HeaderMap, Method, Request, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::http::{bytes, h1, h2, read, tls};
+use crate::support::platform::Node;
+use crate::support::{App, Client, Machine, PATIENCE, Platform, eventually};
+
+/// An edge whose app runs on its own node, and one whose app runs elsewhere.
+async fn near_and_far(app: App) -> (Platform, Node, Node, std::sync::Arc<Machine>) {
+    let platform = Platform::new();
+    let near = platform.node("ams1", "ams");
+    let far = platform.node("nrt1", "nrt");
+    let name = platform.app("web");
+    let machine = Machine::started("m1", app).await;
+    platform.host(&near, &name, &machine);
+    far.reaches(&near).await;
+    (platform, near, far, machine)
+}
+
+#[tokio::test]
+async fn bodies_of_all_sizes_come_back_whole() {
+    let (_platform, near, far, _machine) = near_and_far(App::echo()).await;
+    for entry in [near.http, far.http] {
+        for size in [1, 64 << 10, 20 << 20] {
+            let body: Vec<u8> = (0..size).map(|index| (index % 251) as u8).collect();
+            let reply = Client::new(entry, "web.localhost").post("/", body.clone()).await;
+            assert!(reply.body == body, "{size} bytes came back as {}", reply.body.len());
+        }
+    }
+}
+
+#[tokio::test]
+async fn bodies_flow_both_ways_before_they_end_and_trailers_follow() {
+    let (_platform, near, far, _machine) = near_and_far(App::echo()).await;
+    for entry in [near.http, far.http] {
+        let client = Client::new(entry, "web.localhost");
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, std::io::Error>>(1);
+        let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(receiver));
+        let request = client
+            .request(Method::POST, "/")
+            .header("trailer", "x-sum")
+            .header("te", "trailers")
+            .body(BodyExt::boxed(body))
+            .unwrap();
+        sender.send(Ok(Frame::data(Bytes::from_static(b"first")))).await.unwrap();
+        let mut response = client.send(request).await.unwrap();
+        for piece in ["first", "second", "third"] {
+            if piece != "first" {
+                sender.send(Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).await.unwrap();
+            }
+            let frame = tokio::time::timeout(PATIENCE, response.frame()).await.unwrap().unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), piece);
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "42".parse().unwrap());
+        sender.send(Ok(Frame::trailers(trailers))).await.unwrap();
+        drop(sender);
+        let frame = response.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_trailers().unwrap()["x-sum"], "42");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_the_request_at_the_machine() {
+    let (app, _drip) = App::drip();
+    let (_platform, near, far, _machine) = near_and_far(app).await;
+    for entry in [near.http, far.http] {
+        let client = Client::new(entry, "web.localhost");
+        let request = client.request(Method::GET, "/").body(bytes("")).unwrap();
+        let response = client.send(request).await.unwrap();
+        let busy = || near.worker.loads.lock().unwrap().iter().map(|load| load.loads[0]).sum::<u32>();
+        eventually("the request is counted", async || busy() == 1).await;
+        drop(response);
+        eventually("the request is over", async || busy() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn websockets_work_here_and_through_another_edge() {
+    let (_platform, near, far, _machine) = near_and_far(App::websocket_echo()).await;
+    for entry in [near.http, far.http] {
+        let stream = TcpStream::connect(entry).await.unwrap();
+        let (mut socket, response) = tokio_tungstenite::client_async("ws://web.localhost/chat", stream).await.unwrap();
+        assert_eq!(response.status(), 101);
+        for size in [1, 100_000] {
+            socket.send(Message::text("x".repeat(size))).await.unwrap();
+            assert_eq!(socket.next().await.unwrap().unwrap().into_text().unwrap().len(), size);
+        }
+        let busy = || near.worker.loads.lock().unwrap().iter().map(|load| load.loads[0]).sum::<u32>();
+        eventually("an open WebSocket is load", async || busy() == 1).await;
+        socket.close(None).await.unwrap();
+        drop(socket);
+        eventually("a closed WebSocket is none", async || busy() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_that_the_machine_does_not_want_is_an_ordinary_answer() {
+    let (_platform, near, far, _machine) = near_and_far(App::mirror()).await;
+    for entry in [near.http, far.http] {
+        let client = Client::new(entry, "web.localhost");
+        let request = client
+            .request(Method::GET, "/plain")
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .body(bytes(""))
+            .unwrap();
+        let reply = client.fetch(request).await.unwrap();
+        assert_eq!(reply.status, 200);
+        assert!(reply.text().starts_with("GET /plain HTTP/1.1\n"), "{}", reply.text());
+        assert!(reply.headers.get("atoll-status").is_none());
+    }
+}
+
+#[tokio::test]
+async fn http2_over_tls_is_served_by_server_name() {
+    let (platform, near, far, _machine) = near_and_far(App::mirror()).await;
+    platform.certificate("web.localhost");
+    let config = platform.authority.client(&["h2"]);
+    for entry in [near.https, far.https] {
+        let stream = tls(entry, "web.localhost", config.clone()).await.unwrap();
+        let mut sender = h2(stream).await.unwrap();
+        let requests: Vec<_> = (0..20)
+            .map(|number| {
+                let request = Request::builder()
+                    .method(Method::POST)
+                    .version(Version::HTTP_2)
+                    .uri(format!("https://web.localhost/{number}?q=1"))
+                    .body(bytes("x"))
+                    .unwrap();
+                sender.send_request(request)
+            })
+            .collect();
+        for (number, response) in requests.into_iter().enumerate() {
+            let reply = read(response.await.unwrap()).await.unwrap();
+            assert_eq!(reply.status, 200);
+            assert!(reply.text().starts_with(&format!("POST /{number}?q=1 HTTP/1.1\n")), "{}", reply.text());
+            assert!(reply.text().contains("\nhost: web.localhost\n"), "{}", reply.text());
+            assert!(reply.text().contains("\nx-forwarded-proto: https\n"), "{}", reply.text());
+        }
+    }
+    let stream = tls(near.https, "web.localhost", platform.authority.client(&["http/1.1"])).await.unwrap();
+    let request = Client::new(near.https, "web.localhost").request(Method::GET, "/").body(bytes("")).unwrap();
+    let reply = read(h1(stream).await.unwrap().send_request(request).await.unwrap()).await.unwrap();
+    assert_eq!(reply.status, 200);
+}
+
+#[tokio::test]
+async fn without_a_certificate_the_handshake_is_aborted() {
+    let (platform, near, _far, _machine) = near_and_far(App::hello()).await;
+    let config = platform.authority.client(&[]);
+    tls(near.https, "web.localhost", config.clone()).await.unwrap_err();
+    platform.certificate("web.localhost");
+    tls(near.https, "web.localhost", config.clone()).await.unwrap();
+    platform.certificate("web.localhost");
+    tls(near.https, "web.localhost", config).await.expect("a renewed certificate is used");
+    assert_eq!(near.edge().counters().tls_failures.get(), 1);
+}
+
+#[tokio::test]
+async fn http2_with_prior_knowledge_is_served_without_tls() {
+    let (_platform, near, _far, _machine) = near_and_far(App::hello()).await;
+    let mut sender = h2(TcpStream::connect(near.http).await.unwrap()).await.unwrap();
+    let request = Request::builder().uri("http://web.localhost/").body(bytes("")).unwrap();
+    assert_eq!(read(sender.send_request(request).await.unwrap()).await.unwrap().text(), "m1 0");
+}
+
+/// Sends raw bytes and returns all that comes back until the edge closes.
+async fn raw(node: &Node, request: &str) -> String {
+    let mut stream = TcpStream::connect(node.http).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut reply)).await.expect("the edge closes").unwrap();
+    String::from_utf8_lossy(&reply).into_owned()
+}
+
+#[tokio::test]
+async fn old_and_bodiless_http_is_answered_correctly() {
+    let (_platform, near, _far, _machine) = near_and_far(App::hello()).await;
+    let reply = raw(&near, "GET / HTTP/1.0\r\nHost: web.localhost\r\n\r\n").await;
+    assert!(reply.starts_with("HTTP/1.0 200") && reply.ends_with("m1 0"), "{reply}");
+    let reply = raw(&near, "HEAD / HTTP/1.1\r\nHost: web.localhost\r\nConnection: close\r\n\r\n").await;
+    assert!(reply.starts_with("HTTP/1.1 200") && reply.ends_with("\r\n\r\n"), "{reply}");
+    let reply = raw(&near, "GET http://web.localhost/ HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n").await;
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+}
+
+#[tokio::test]
+async fn a_client_may_wait_for_permission_to_send_its_body() {
+    let (_platform, near, _far, _machine) = near_and_far(App::hello()).await;
+    let mut stream = TcpStream::connect(near.http).await.unwrap();
+    let head = "POST / HTTP/1.1\r\nHost: web.localhost\r\nContent-Length: 5\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut buffer = [0; 25];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut buffer)).await.unwrap().unwrap();
+    assert_eq!(&buffer, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"12345").await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.ends_with("m1 5"), "{reply}");
+}
+
+#[tokio::test]
+async fn ambiguous_requests_are_refused_or_made_unambiguous() {
+    let (_platform, near, _far, machine) = near_and_far(App::mirror()).await;
+    for ambiguous in [
+        "POST / HTTP/1.1\r\nHost: web.localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        "POST / HTTP/1.1\r\nHost: web.localhost\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.0\r\nHost: web.localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: web.localhost\r\nContent-Length: +5\r\n\r\nhello",
+        "GET / HTTP/1.1\r\nHost: web.localhost\r\nX: a\r\n\tfolded\r\n\r\n",
+        "CONNECT web.localhost:80 HTTP/1.1\r\nHost: web.localhost\r\nConnection: close\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: web.localhost\r\nConnection: close\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let reply = raw(&near, ambiguous).await;
+        let refused =
+            reply.starts_with("HTTP/1.1 400") || reply.starts_with("HTTP/1.1 501") || reply.starts_with("HTTP/1.0 400");
+        assert!(refused, "{ambiguous:?} was answered {reply:?}");
+    }
+    assert_eq!(machine.requests(), 0);
+    let both = "POST / HTTP/1.1\r\nHost: web.localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    let reply = raw(&near, both).await;
+    assert!(reply.contains("transfer-encoding: chunked") && !reply.contains("\ncontent-length: 5"), "{reply}");
+}
+
+#[tokio::test]
+async fn huge_headers_and_slow_clients_are_cut_off() {
+    let platform = Platform::new();
+    let ams = platform.node_with("ams1", "ams", |config| config.timeouts.header_read = Duration::from_millis(300));
+    let huge = format!("GET / HTTP/1.1\r\nHost: web.localhost\r\nX: {}\r\n\r\n", "x".repeat(70 << 10));
+    assert!(raw(&ams, &huge).await.starts_with("HTTP/1.1 431"));
+    for slow in ["", "G", "GET / HTTP/1.1\r\nHost:"] {
+        let reply = raw(&ams, slow).await;
+        assert!(reply.is_empty() || reply.starts_with("HTTP/1.1 408"), "{reply}");
+    }
+}

@@ -1,0 +1,156 @@
+//! Machines that sleep: started by the first request, stopped when nobody comes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use atoll_model::service::Autostop;
+use atoll_proxy::surroundings::WakeError;
+
+use crate::support::{App, Client, Machine, Platform, eventually};
+
+#[tokio::test]
+async fn a_hundred_requests_wake_a_machine_once() {
+    let platform = Platform::new();
+    let ams = platform.node_with("ams1", "ams", |config| config.cores = 2);
+    let app = platform.app("web");
+    let machine = Machine::stopped("m1", App::hello()).await;
+    platform.host(&ams, &app, &machine);
+    *ams.worker.start_time.lock().unwrap() = Duration::from_millis(100);
+    let requests: Vec<_> = (0..100)
+        .map(|_| tokio::spawn(async move { Client::new(ams.http, "web.localhost").post("/", "x").await }))
+        .collect();
+    for reply in requests {
+        assert_eq!(reply.await.unwrap().text(), "m1 1");
+    }
+    assert_eq!(ams.worker.wakes.load(Ordering::SeqCst), 1);
+    assert_eq!(machine.requests(), 100);
+}
+
+#[tokio::test]
+async fn a_machine_elsewhere_is_woken_by_its_own_node() {
+    let platform = Platform::new();
+    let ams = platform.node("ams1", "ams");
+    let nrt = platform.node("nrt1", "nrt");
+    let app = platform.app("web");
+    let machine = Machine::stopped("m1", App::hello()).await;
+    platform.host(&nrt, &app, &machine);
+    let reply = Client::new(ams.http, "web.localhost").post("/", "x").await;
+    assert_eq!(reply.text(), "m1 1");
+    assert_eq!((ams.worker.wakes.load(Ordering::SeqCst), nrt.worker.wakes.load(Ordering::SeqCst)), (0, 1));
+}
+
+#[tokio::test]
+async fn a_woken_machine_serves_even_while_the_catalogue_still_says_stopped() {
+    let platform = Platform::new();
+    let ams = platform.node("ams1", "ams");
+    let app = platform.app("web");
+    let machine = Machine::stopped("m1", App::hello()).await;
+    platform.host(&ams, &app, &machine);
+    *ams.worker.publishes.lock().unwrap() = false;
+    let client = Client::new(ams.http, "web.localhost");
+    for _ in 0..5 {
+        assert_eq!(client.get("/").await.text(), "m1 0");
+    }
+    assert_eq!(ams.worker.wakes.load(Ordering::SeqCst), 1);
+    machine.kill();
+    assert_eq!(client.get("/").await.text(), "m1 0", "a machine that died unseen is started again");
+}
+
+#[tokio::test]
+async fn without_autostart_nothing_is_woken() {
+    let platform = Platform::new();
+    let ams = platform.node_with("ams1", "ams", |config| config.timeouts.hold = Duration::from_millis(100));
+    let app = platform.app("web");
+    let machine = Machine::stopped("m1", App::hello()).await;
+    platform.host_with(&ams, &app, &machine, |row| {
+        Arc::get_mut(&mut row.services).unwrap()[0].service.autostart = Some(false);
+    });
+    let reply = Client::new(ams.http, "web.localhost").get("/").await;
+    assert_eq!(reply.status, 503);
+    assert_eq!(ams.worker.wakes.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn another_machine_serves_when_one_cannot_be_woken() {
+    let platform = Platform::new();
+    let ams = platform.node("ams1", "ams");
+    let nrt = platform.node("nrt1", "nrt");
+    let app = platform.app("web");
+    let broken = Machine::stopped("broken", App::hello()).await;
+    let id = platform.host(&ams, &app, &broken);
+    let good = Machine::started("good", App::hello()).await;
+    platform.host(&nrt, &app, &good);
+    *ams.worker.refuses.lock().unwrap() = Some(WakeError::Failed { machine: id, reason: "no image".into() });
+    let reply = Client::new(ams.http, "web.localhost").post("/", "x").await;
+    assert_eq!(reply.text(), "good 1");
+}
+
+#[tokio::test]
+async fn an_idle_machine_stops_and_the_next_request_wakes_it() {
+    let platform = Platform::new();
+    let ams = platform.node("ams1", "ams");
+    let app = platform.app("web");
+    let machine = Machine::started("m1", App::slow(Duration::from_millis(200))).await;
+    let id = platform.host_with(&ams, &app, &machine, |row| {
+        Arc::get_mut(&mut row.services).unwrap()[0].service.autostop = Some(Autostop::Suspend);
+    });
+    ams.judge.suspend.store(true, Ordering::SeqCst);
+    *ams.judge.idle_after.lock().unwrap() = Some(Duration::from_millis(100));
+    let client = Client::new(ams.http, "web.localhost");
+    assert_eq!(client.get("/").await.text(), "m1", "a request longer than the idle time is not idleness");
+    eventually("it is stopped", async || !machine.is_running()).await;
+    assert_eq!(*ams.worker.idles.lock().unwrap(), [(id, true)]);
+    assert_eq!(client.get("/").await.text(), "m1");
+}
+
+#[tokio::test]
+async fn no_request_is_lost_between_stopping_and_waking() {
+    let platform = Platform::new();
+    let ams = platform.node_with("ams1", "ams", |config| {
+        config.timeouts.idle_check = Duration::from_millis(1);
+        config.cores = 2;
+    });
+    let nrt = platform.node("nrt1", "nrt");
+    let app = platform.app("web");
+    let machine = Machine::started("m1", App::hello()).await;
+    platform.host_with(&ams, &app, &machine, |row| {
+        Arc::get_mut(&mut row.services).unwrap()[0].service.autostop = Some(Autostop::Stop);
+    });
+    // As mean as possible: it is stopped whenever nobody is inside.
+    *ams.judge.idle_after.lock().unwrap() = Some(Duration::ZERO);
+    let senders: Vec<_> = (0..4)
+        .map(|sender| {
+            let entry = if sender % 2 == 0 { ams.http } else { nrt.http };
+            tokio::spawn(async move {
+                for number in 0..25 {
+                    let reply = Client::new(entry, "web.localhost").post("/", "x").await;
+                    assert_eq!(reply.text(), "m1 1", "request {number} of sender {sender}");
+                    tokio::time::sleep(Duration::from_millis(number % 7)).await;
+                }
+            })
+        })
+        .collect();
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    assert_eq!(machine.requests(), 100);
+    assert!(!ams.worker.idles.lock().unwrap().is_empty(), "it was never stopped");
+}
+
+#[tokio::test]
+async fn load_is_counted_and_reported() {
+    let platform = Platform::new();
+    let ams = platform.node("ams1", "ams");
+    let app = platform.app("web");
+    let machine = Machine::started("m1", App::slow(Duration::from_millis(400))).await;
+    platform.host(&ams, &app, &machine);
+    let requests: Vec<_> =
+        (0..3).map(|_| tokio::spawn(async move { Client::new(ams.http, "web.localhost").get("/").await })).collect();
+    let load = || ams.worker.loads.lock().unwrap().first().map(|load| load.loads.clone());
+    eventually("three are reported", async || load() == Some(vec![3])).await;
+    for request in requests {
+        request.await.unwrap();
+    }
+    eventually("none are reported", async || load() == Some(vec![0])).await;
+}
