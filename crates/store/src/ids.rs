@@ -1,0 +1,33 @@
+//! Random ids in the forms that clients of the Machines API expect.
+
+use atoll_model::MachineId;
+use rand::RngExt as _;
+
+/// Sixteen lower-case letters and digits, as app ids are.
+pub(crate) fn random_id() -> String {
+    const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let mut rng = rand::rng();
+    (0..16).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
+}
+
+pub(crate) fn random_machine_id() -> MachineId {
+    MachineId::from_random(rand::random())
+}
+
+/// Sorts by time and is unique without asking anyone.
+pub(crate) fn ordered_id(now_ms: u64) -> String {
+    ulid::Ulid::from_parts(now_ms, rand::random()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn app_ids_are_sixteen_lower_case_letters_and_digits() {
+        let id = random_id();
+        assert_eq!(id.len(), 16);
+        assert!(id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()));
+        assert_ne!(id, random_id());
+    }
+}

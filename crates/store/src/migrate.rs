@@ -1,0 +1,97 @@
+//! Schema changes: numbered, embedded, additive, applied at start under a lock that other starting
+//! processes wait for. A released migration is never edited; the next one adds to it, so that a
+//! program one version older keeps working beside a newer one until all are replaced.
+
+use crate::StoreError;
+use crate::engine::{Connection, Dialect, Engine, Mode};
+use crate::value::params;
+use futures_util::TryStreamExt;
+
+/// In order; the schema's version is how many were applied.
+const MIGRATIONS: &[&str] =
+    &[include_str!("../migrations/0001_initial.sql"), include_str!("../migrations/0002_hubs.sql")];
+
+/// What this program's records look like.
+pub(crate) const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;
+
+/// An arbitrary number that all Atoll programs use to take turns on one PostgreSQL database.
+const LOCK: i64 = 0x61_74_6f_6c_6c;
+
+/// Brings the schema to [`SCHEMA_VERSION`], or refuses one that is newer.
+pub(crate) async fn migrate(engine: &Engine) -> Result<(), StoreError> {
+    migrate_to(engine, SCHEMA_VERSION).await
+}
+
+pub(crate) async fn migrate_to(engine: &Engine, target: u32) -> Result<(), StoreError> {
+    let mut connection = engine.begin(Mode::Migrate).await.map_err(|source| StoreError::Begin { source })?;
+    if engine.dialect() == Dialect::Postgres {
+        let sql = "SELECT pg_advisory_xact_lock($1)";
+        connection.execute(sql, params![LOCK]).await.map_err(|source| StoreError::Query { sql, source })?;
+    }
+    let found = schema_version(&mut connection, engine.dialect()).await?;
+    if found > SCHEMA_VERSION {
+        return Err(StoreError::NewerSchema { found, known: SCHEMA_VERSION });
+    }
+    for (version, migration) in (1..=target).zip(MIGRATIONS).skip(found as usize) {
+        let failed = |source| StoreError::Migrate { version, source };
+        connection.command(sqlx::AssertSqlSafe(translate(migration, engine.dialect()))).await.map_err(failed)?;
+        connection
+            .execute("INSERT INTO schema_migrations (version) VALUES ($1)", params![version])
+            .await
+            .map_err(failed)?;
+        tracing::info!(version, "the records' schema was brought up to date");
+    }
+    connection.commit().await.map_err(|source| StoreError::Commit { source })
+}
+
+async fn schema_version(connection: &mut Connection, dialect: Dialect) -> Result<u32, StoreError> {
+    let create = translate("CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER PRIMARY KEY)", dialect);
+    let sql = "CREATE TABLE schema_migrations";
+    connection.command(sqlx::AssertSqlSafe(create)).await.map_err(|source| StoreError::Query { sql, source })?;
+    let sql = "SELECT count(*) AS version FROM schema_migrations";
+    let row =
+        connection.stream(sql, Vec::new()).try_next().await.map_err(|source| StoreError::Query { sql, source })?;
+    row.map_or(Ok(0), |row| row.small("version"))
+}
+
+/// Migrations are written in SQLite's words; PostgreSQL has others for the same three types. Text
+/// sorts by bytes on both, so that pages and cursors agree.
+fn translate(sql: &str, dialect: Dialect) -> String {
+    if dialect == Dialect::Sqlite {
+        return sql.to_owned();
+    }
+    let mut out = String::with_capacity(sql.len());
+    for line in sql.lines() {
+        // A comment is no SQL and may use the words as it likes.
+        let code = line.split("--").next().unwrap_or_default();
+        for word in code.split_inclusive(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            let bare = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let end = &word[bare.len()..];
+            out.push_str(match bare {
+                "INTEGER" => "BIGINT",
+                "TEXT" => "TEXT COLLATE \"C\"",
+                "BLOB" => "BYTEA",
+                "STRICT" => "",
+                other => other,
+            });
+            out.push_str(end);
+        }
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_translated_as_whole_words() {
+        let sql = "CREATE TABLE t (id INTEGER, TEXTURE TEXT NOT NULL, body BLOB) STRICT; -- INTEGER";
+        assert_eq!(
+            translate(sql, Dialect::Postgres),
+            "CREATE TABLE t (id BIGINT, TEXTURE TEXT COLLATE \"C\" NOT NULL, body BYTEA) ; \n"
+        );
+        assert_eq!(translate(sql, Dialect::Sqlite), sql);
+    }
+}

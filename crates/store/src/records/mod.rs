@@ -1,0 +1,30 @@
+//! One module for each kind of record.
+
+mod apps;
+mod audit;
+mod deploys;
+mod hubs;
+mod machines;
+mod networks;
+mod nodes;
+mod organizations;
+mod releases;
+mod scales;
+mod secrets;
+mod settings;
+mod tokens;
+
+pub use apps::{App, AppStatus, NewApp};
+pub use audit::{AuditEntry, NewAuditEntry};
+pub use deploys::{Deploy, DeployEvent, DeployLease, DeployOutcome};
+pub use hubs::{EdgeLease, Hub};
+pub use machines::{
+    MachineFilter, MachineIntent, MachinePhase, MachineRecord, MachineSpec, MachineUpdate, NewMachine, Observation,
+};
+pub use networks::{DEFAULT_NETWORK, Network};
+pub use nodes::{NewNode, Node, NodeReport, NodeStatus};
+pub use organizations::{DEFAULT_ORGANIZATION, Organization};
+pub use releases::{NewRelease, Release, ReleaseStatus};
+pub use scales::Scale;
+pub use secrets::{Secret, SecretChange};
+pub use tokens::{NewToken, Token, TokenHash, TokenKind};
