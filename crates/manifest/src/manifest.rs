@@ -200,6 +200,23 @@ section! {
     }
 }
 
+impl Deploy {
+    /// Absent: [`DEFAULT_MAX_UNAVAILABLE`].
+    pub fn max_unavailable(&self) -> f64 {
+        self.max_unavailable.unwrap_or(DEFAULT_MAX_UNAVAILABLE)
+    }
+
+    /// Absent: [`DEFAULT_WAIT_TIMEOUT`].
+    pub fn wait_timeout(&self) -> GoDuration {
+        self.wait_timeout.unwrap_or(DEFAULT_WAIT_TIMEOUT)
+    }
+}
+
+/// A third of a group's machines at a time.
+pub const DEFAULT_MAX_UNAVAILABLE: f64 = 0.33;
+/// How long a new machine may take to show that it works.
+pub const DEFAULT_WAIT_TIMEOUT: GoDuration = GoDuration::from_secs(5 * 60);
+
 impl Manifest {
     /// The process groups, sorted; `app` alone when the file names none.
     pub fn groups(&self) -> Vec<&str> {

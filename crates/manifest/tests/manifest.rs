@@ -113,6 +113,23 @@ fn a_million_problems_do_not_make_a_million_lines() {
     assert!(errors.to_string().lines().count() < 200);
 }
 
+/// A mebibyte of nonsense is answered within seconds, in every syntax.
+#[test]
+fn huge_nonsense_is_refused_quickly() {
+    let repeated = |unit: &str| unit.repeat((1 << 20) / unit.len());
+    for unit in ["=\n", "[a]\n", "[[a]]\n", "a.", "{", "[", "\"", "a=[", "{\"a\":", "a={b=", "\u{0}"] {
+        for name in ["fly.toml", "fly.json"] {
+            let begun = std::time::Instant::now();
+            let text = repeated(unit);
+            assert!(
+                Manifest::parse_with(text.as_bytes(), name, &Options { strict: true, allow_unsupported: false })
+                    .is_err()
+            );
+            assert!(begun.elapsed().as_secs() < 5, "{unit:?} in {name} took {:?}", begun.elapsed());
+        }
+    }
+}
+
 #[test]
 fn local_files_arrive_with_the_release() {
     let text = "app = \"a\"\n[[files]]\nguest_path = \"/a\"\nlocal_path = \"conf/a\"\n";
