@@ -3,6 +3,8 @@
 //! paths. Everything it makes lies in the machine's folder, so that [`Driver::adopt`] finds it after
 //! the agent was replaced, and [`Driver::destroy`] can undo a start that was killed half way.
 
+mod container;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -16,8 +18,10 @@ use tokio::sync::mpsc;
 use atoll_model::MachineId;
 use atoll_model::guest::Guest;
 
-/// All a driver needs to start a machine once. Serialisable, as it is written to the machine's
-/// folder before the first effect.
+pub use container::{ContainerDriver, ProgramError};
+
+/// All a driver needs to start a machine once. Environment and files may hold secrets: drivers never
+/// write them where they outlive the run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MachineSpec {
     pub id: MachineId,
@@ -26,6 +30,7 @@ pub struct MachineSpec {
     /// Unpacked image layers, lowest first, read only. The driver makes the writable top.
     pub layers: Vec<PathBuf>,
     pub process: ProcessSpec,
+    /// Also written to `/etc/hostname`.
     pub hostname: String,
     /// Lines of `/etc/hosts`: address and names.
     pub hosts: Vec<(IpAddr, Vec<String>)>,
@@ -140,6 +145,9 @@ pub enum DriverError {
     /// The configuration cannot run: wrong program, user or folder. Trying again does not help.
     #[error("machine {machine} cannot start: {reason}")]
     Unstartable { machine: MachineId, reason: String },
+    /// A command beside the main process cannot run: wrong program, user or folder.
+    #[error("machine {machine} cannot run the command: {reason}")]
+    Refused { machine: MachineId, reason: String },
     #[error("machine {machine} is not running")]
     NotRunning { machine: MachineId },
     #[error("the {driver} driver cannot {what} on this host: {reason}")]
@@ -158,14 +166,16 @@ pub enum DriverError {
 pub trait Driver: Send + Sync {
     fn name(&self) -> &'static str;
 
-    /// Starts the machine and returns when its guest has said hello and the main process was
-    /// executed. A start that fails leaves nothing behind but logs.
+    /// Starts the machine, with a fresh writable top, and returns when its guest has said hello and
+    /// the main process was executed. A start that fails leaves nothing behind but logs; one that is
+    /// dropped half way may still come up and is undone by [`Driver::destroy`].
     async fn start(&self, spec: &MachineSpec) -> Result<Arc<dyn Running>, DriverError>;
 
     /// Finds the machine in `dir` still running, or its recorded exit, after the agent restarted.
     async fn adopt(&self, id: MachineId, dir: &std::path::Path) -> Result<Adopted, DriverError>;
 
-    /// Kills whatever is left and removes mounts, cgroups and the writable root. Idempotent.
+    /// Kills whatever is left and removes mounts, cgroups, the writable root and the records of the
+    /// last run. Logs stay. Idempotent.
     async fn destroy(&self, id: MachineId, dir: &std::path::Path, cgroup: &str) -> Result<(), DriverError>;
 }
 
@@ -194,6 +204,13 @@ pub trait Running: Send + Sync {
     /// Kills every process of the machine.
     async fn kill(&self) -> Result<(), DriverError>;
 
+    /// Stops every process where it is, memory and all.
+    async fn pause(&self) -> Result<(), DriverError>;
+
+    /// Lets paused processes go on.
+    async fn resume(&self) -> Result<(), DriverError>;
+
+    /// Starts a command and returns when its program was executed.
     async fn exec(&self, exec: ExecSpec) -> Result<ExecStreams, DriverError>;
 
     async fn stats(&self) -> Result<Stats, DriverError>;
