@@ -112,9 +112,14 @@ pub fn fuzz(bytes: &[u8]) {
                 let definition = parsed.manifest.definition().to_string();
                 let again = Manifest::parse(&definition, "definition.json").map(|again| again.manifest);
                 assert_eq!(again.ok().as_ref(), Some(&parsed.manifest), "the definition reads back differently");
+                let release = Release { image: "image", ..Release::default() };
                 for group in parsed.manifest.groups() {
-                    // A missing local file is no flaw of the manifest.
-                    drop(parsed.manifest.machine_config(group, &Release::default()));
+                    match parsed.manifest.machine_config(group, &release) {
+                        Ok(config) => assert_eq!(config.validate(), Ok(()), "an accepted file makes no valid machine"),
+                        // No flaw of the file: its local files are simply not here.
+                        Err(ConversionError::LocalFile { .. }) => {}
+                        Err(error) => panic!("an accepted file makes no machine: {error}"),
+                    }
                 }
             }
             Err(errors) => assert!(!errors.to_string().is_empty()),

@@ -192,7 +192,7 @@ fn every_honoured_key_of_the_table_is_read() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
 
     #[test]
     fn no_bytes_can_panic_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
