@@ -14,7 +14,9 @@ mod image;
 mod import;
 mod layer;
 mod manifest;
+mod pull;
 mod reference;
+pub mod registry;
 mod source;
 mod store;
 pub mod task;
@@ -29,7 +31,8 @@ pub use self::{
     layer::{
         Exceeded, InvalidPath, InvalidPax, LayerError, LayerSummary, Refusal, TapeError, UnpackLimits, WriteError,
     },
-    manifest::{ACCEPTED, Descriptor, Document, Index, InvalidManifest, Manifest, Platform, media_type_of},
+    manifest::{Descriptor, Document, Index, InvalidManifest, Manifest, Platform},
+    pull::{Login, PullError, PullOptions, Puller},
     reference::{ImageReference, InvalidReference, RegistryHost, Repository, Tag, Target},
     source::{BlobSource, BlobStream, FetchError, SourceError},
     store::{BlobWriter, Collected, ImageStore, NamedImage, StagedBlob, StoreError},

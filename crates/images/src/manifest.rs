@@ -137,6 +137,11 @@ impl Document {
         }
     }
 
+    /// Whether `digest` is among its references.
+    pub fn names(&self, digest: &Digest) -> bool {
+        self.references().iter().any(|reference| reference.digest == *digest)
+    }
+
     /// The media type it is served under when it names none itself.
     pub fn default_media_type(&self) -> &'static str {
         match self {

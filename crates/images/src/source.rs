@@ -11,6 +11,8 @@ use crate::{Digest, ImageStore, StoreError, manifest::Descriptor, store::BlobWri
 const FRUITLESS_TRIES: u32 = 4;
 /// Pause before the first new try; it doubles each time.
 const FIRST_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// The longest silence of a transfer.
+pub(crate) const STALL: std::time::Duration = std::time::Duration::from_secs(60);
 /// Bytes gathered before the disk is asked.
 const WRITE_SIZE: usize = 256 << 10;
 
@@ -23,8 +25,8 @@ pub trait BlobSource: Send + Sync {
 
 /// A blob on its way.
 pub struct BlobStream {
-    /// Bytes of the whole blob, also when it was opened further on.
-    pub size: u64,
+    /// Bytes of the whole blob, also when it was opened further on; `None` if the source cannot say.
+    pub size: Option<u64>,
     pub bytes: BoxStream<'static, Result<Bytes, SourceError>>,
 }
 
@@ -73,6 +75,15 @@ impl Wanted {
     pub(crate) fn described(descriptor: &Descriptor) -> Self {
         Self { digest: descriptor.digest, size: Some(descriptor.size), limit: descriptor.size }
     }
+
+    /// Refuses a wrong size before a byte of it came.
+    fn check(&self, announced: Option<u64>) -> Result<(), StoreError> {
+        match (self.size, announced) {
+            (Some(expected), Some(found)) if expected != found => Err(StoreError::WrongSize { expected, found }),
+            (None, Some(found)) if found > self.limit => Err(StoreError::TooLarge { limit: self.limit }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Brings a blob into the store unless it is there. A broken transfer goes on where it broke.
@@ -105,23 +116,24 @@ async fn receive(source: &dyn BlobSource, wanted: &Wanted, mut writer: BlobWrite
     let mut fruitless = 0;
     loop {
         let before = writer.size();
+        // It broke after the last byte; from there on no source has anything to open.
+        if before > 0 && wanted.size == Some(before) {
+            return Ok(writer);
+        }
         let error = match source.open(&digest, before).await {
-            Ok(stream) if wanted.size.is_some_and(|size| size != stream.size) || stream.size > wanted.limit => {
-                let expected = wanted.size.unwrap_or(wanted.limit);
-                let source = StoreError::WrongSize { expected, found: stream.size };
-                return Err(FetchError::Store { digest, source });
-            }
             Ok(stream) => {
-                let size = stream.size;
-                let (returned, end) = append(writer, stream.bytes).await;
-                writer = returned.map_err(|source| FetchError::Store { digest, source })?;
+                wanted.check(stream.size).map_err(|source| FetchError::Store { digest, source })?;
+                let size = wanted.size.or(stream.size);
+                let broken =
+                    |reason: String| SourceError::Broken { place: "the source".to_owned(), source: reason.into() };
+                let appended = append(writer, stream.bytes).await;
+                let (returned, end) = appended.map_err(|source| FetchError::Store { digest, source })?;
+                writer = returned;
                 match end {
-                    Ok(()) if writer.size() >= size => return Ok(writer),
-                    Ok(()) => SourceError::Broken {
-                        place: "the source".to_owned(),
-                        source: format!("it ended after {} of {size} bytes", writer.size()).into(),
-                    },
-                    Err(error) => error,
+                    End::Complete if size.is_none_or(|size| writer.size() >= size) => return Ok(writer),
+                    End::Complete => broken(format!("it ended after {} bytes, too early", writer.size())),
+                    End::Broken(error) => error,
+                    End::Stalled => broken(format!("nothing came for {} s", STALL.as_secs())),
                 }
             }
             Err(error) => error,
@@ -138,41 +150,45 @@ async fn receive(source: &dyn BlobSource, wanted: &Wanted, mut writer: BlobWrite
     }
 }
 
+/// How a stream ended.
+#[derive(Debug)]
+pub(crate) enum End<E> {
+    Complete,
+    Broken(E),
+    /// Nothing came for [`STALL`].
+    Stalled,
+}
+
 /// Appends a stream to a writer, on threads that may block. Gives the writer back with all that came
-/// before the stream broke; a writer that could not write is gone.
+/// before the stream ended; a writer that could not write is gone.
 pub(crate) async fn append<E>(
     mut writer: BlobWriter,
     mut stream: BoxStream<'_, Result<Bytes, E>>,
-) -> (Result<BlobWriter, StoreError>, Result<(), E>) {
+) -> Result<(BlobWriter, End<E>), StoreError> {
     let mut gathered = Vec::new();
     let mut gathered_bytes = 0;
     loop {
-        let next = stream.next().await;
-        let ended = match next {
-            Some(Ok(bytes)) => {
+        let end = match tokio::time::timeout(STALL, stream.next()).await {
+            Ok(Some(Ok(bytes))) => {
                 gathered_bytes += bytes.len();
                 gathered.push(bytes);
                 None
             }
-            Some(Err(error)) => Some(Err(error)),
-            None => Some(Ok(())),
+            Ok(Some(Err(error))) => Some(End::Broken(error)),
+            Ok(None) => Some(End::Complete),
+            Err(_) => Some(End::Stalled),
         };
-        if gathered_bytes >= WRITE_SIZE || (ended.is_some() && !gathered.is_empty()) {
+        if gathered_bytes >= WRITE_SIZE || end.is_some() {
             let pieces = std::mem::take(&mut gathered);
             gathered_bytes = 0;
-            let written = blocking(move || {
-                for piece in &pieces {
-                    writer.write(piece)?;
-                }
+            let write = move || {
+                pieces.iter().try_for_each(|piece| writer.write(piece))?;
                 Ok::<_, StoreError>(writer)
-            });
-            match written.await {
-                Ok(returned) => writer = returned,
-                Err(error) => return (Err(error), ended.unwrap_or(Ok(()))),
-            }
+            };
+            writer = blocking(write).await?;
         }
-        if let Some(end) = ended {
-            return (Ok(writer), end);
+        if let Some(end) = end {
+            return Ok((writer, end));
         }
     }
 }
@@ -194,7 +210,7 @@ impl BlobSource for ImageStore {
                     .map(move |piece| {
                         piece.map_err(|source| SourceError::Broken { place: broken.clone(), source: source.into() })
                     });
-                Ok(BlobStream { size, bytes: bytes.boxed() })
+                Ok(BlobStream { size: Some(size), bytes: bytes.boxed() })
             }
             Err(StoreError::Missing { digest }) => {
                 Err(SourceError::Missing { what: digest.to_string(), place: place() })

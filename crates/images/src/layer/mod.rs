@@ -51,7 +51,11 @@ pub enum LayerError {
     #[error("it is no proper archive of files")]
     Tape(#[source] TapeError),
     #[error("it is refused because of {entry}")]
-    Refused { entry: String, reason: Refusal },
+    Refused {
+        entry: String,
+        #[source]
+        reason: Refusal,
+    },
     #[error("it is refused: {0}")]
     Exceeded(#[from] Exceeded),
     #[error("its digest is {found}, the manifest says {expected}")]
