@@ -2,6 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use atoll_model::row::MachineRow;
+
+use crate::config::EdgeConfig;
+
 /// A number that only grows.
 #[derive(Default, Debug)]
 pub struct Counter(AtomicU64);
@@ -26,6 +30,17 @@ pub enum TrafficClass {
     SameNode,
     SameRegion,
     CrossRegion,
+}
+
+impl TrafficClass {
+    /// The way between an edge and a machine.
+    pub fn of(machine: &MachineRow, edge: &EdgeConfig) -> Self {
+        match (machine.node == edge.node, machine.region == edge.region) {
+            (true, _) => Self::SameNode,
+            (false, true) => Self::SameRegion,
+            (false, false) => Self::CrossRegion,
+        }
+    }
 }
 
 /// Counters of one edge, over all cores.

@@ -16,7 +16,7 @@ use crate::body::ReplayBudget;
 use crate::config::EdgeConfig;
 use crate::core::{Core, Edge, Shutdown};
 use crate::counters::Counters;
-use crate::front::{Certificates, Gate, accept, serve_http, serve_https};
+use crate::front::{Certificates, Gate, accept, serve_http, serve_https, serve_tcp};
 use crate::node::{Machines, Pool, run_idle, run_reports};
 use crate::surroundings::Surroundings;
 
@@ -30,6 +30,8 @@ const POOL_SWEEP: Duration = Duration::from_secs(1);
 pub struct Listeners {
     pub http: Vec<Listener>,
     pub https: Vec<Listener>,
+    /// Connections to addresses that belong to one app each, with or without HTTP.
+    pub tcp: Vec<Listener>,
     /// Plain HTTP from machines to private (Flycast) addresses.
     pub private: Vec<Listener>,
     /// Other edges, with mutual TLS.
@@ -116,6 +118,12 @@ fn begin_core(
         let (port, certificates) = (*external_port, certificates.clone());
         runtime.spawn(accept(core.clone(), share(socket)?, gate.clone(), move |core, stream, peer| {
             serve_https(core, stream, peer, port, certificates.clone())
+        }));
+    }
+    for Listener { socket, external_port } in &listeners.tcp {
+        let (port, certificates) = (*external_port, certificates.clone());
+        runtime.spawn(accept(core.clone(), share(socket)?, gate.clone(), move |core, stream, peer| {
+            serve_tcp(core, stream, peer, port, certificates.clone())
         }));
     }
     if let Some(tls) = &core.edge.surroundings.backhaul {

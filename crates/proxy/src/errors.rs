@@ -68,8 +68,8 @@ impl Failure {
     }
 
     /// No machine has seen the request, but too much of its body was read to send it again.
-    pub fn not_repeatable(cause: Option<Cause>) -> Self {
-        let code = cause.map_or("none", Cause::code);
+    pub fn not_repeatable(cause: Cause) -> Self {
+        let code = cause.code();
         Self::new(
             StatusCode::BAD_GATEWAY,
             "PA01",

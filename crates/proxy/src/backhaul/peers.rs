@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use atoll_model::NodeName;
 use http::header::HeaderValue;
@@ -19,7 +20,7 @@ use crate::body::{AtEnd, ClientBody, RequestBody};
 use crate::core::{Core, Edge};
 use crate::errors::Cause;
 use crate::headers;
-use crate::node::{Answer, Setback, Tunnel};
+use crate::node::{Answer, Setback, Terms, Tunnel};
 use crate::select::Target;
 
 /// Stands for "the edge I am connected to"; the request's own host travels as a header.
@@ -45,8 +46,8 @@ impl Peers {
         core: &Core,
         target: &Target,
         port: u16,
+        terms: Terms,
         upgrade: Option<&HeaderValue>,
-        last_resort: bool,
         request: Request<RequestBody>,
     ) -> Result<Answer, Setback> {
         let node = &target.machine.node;
@@ -54,7 +55,8 @@ impl Peers {
             tracing::debug!(%node, error = %chain(&error), "another edge cannot be reached");
             Setback::untouched(Cause::PeerUnreachable)
         })?;
-        let address = Address { machine: target.machine.id, port, last_resort };
+        let patience = terms.deadline.saturating_duration_since(Instant::now());
+        let address = Address { machine: target.machine.id, port, last_resort: terms.last_resort, patience };
         let request = for_peer(request, &address, upgrade).ok_or(Setback::untouched(Cause::Broken))?;
         match connection.try_send_request(request).await {
             Ok(response) => read_answer(response, upgrade.is_some()),
@@ -66,6 +68,13 @@ impl Peers {
                 Err(Setback::perhaps(Cause::PeerUnreachable))
             }
         }
+    }
+
+    /// Opens a raw connection to a service of the machine of `target`.
+    pub async fn open(&self, core: &Core, target: &Target, port: u16, terms: Terms) -> Result<Answer, Setback> {
+        let mut request = Request::new(RequestBody::Empty);
+        *request.uri_mut() = Uri::from_static("/");
+        self.send(core, target, port, terms, Some(&wire::RAW), request).await
     }
 
     async fn connection(&self, edge: &Edge, node: &NodeName) -> Result<SendRequest<RequestBody>, ConnectError> {

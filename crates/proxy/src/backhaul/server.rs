@@ -21,9 +21,9 @@ use super::wire::{self, Address, PING_PATH};
 use crate::body::{ClientBody, RequestBody};
 use crate::core::Core;
 use crate::errors::Cause;
-use crate::front::run_tunnel;
+use crate::front::{copy_both_ways, run_tunnel};
 use crate::headers;
-use crate::node::{Answer, Exchange, Setback, Tunnel, serve};
+use crate::node::{Answer, Exchange, Setback, Terms, Tunnel, open, serve};
 use crate::select::service_on;
 use crate::surroundings::BackhaulTls;
 
@@ -118,15 +118,20 @@ async fn forward(core: &Arc<Core>, mut request: Request<Incoming>) -> Result<Res
     let (row, service) = admissible(core, &snapshot, &address)?;
     let protocol = request.extensions_mut().remove::<Protocol>();
     let client = hyper::upgrade::on(&mut request);
-    let exchange = Exchange {
-        core,
-        row,
-        service,
-        upgrade: protocol.is_some(),
-        last_resort: address.last_resort,
-        deadline: Instant::now() + core.edge.config.timeouts.hold,
-    };
-    match serve(&exchange, for_machine(request, protocol.as_ref())).await? {
+    let hold = address.patience.min(core.edge.config.timeouts.hold);
+    let terms = Terms { last_resort: address.last_resort, deadline: Instant::now() + hold };
+    let exchange = Exchange { core, row, service, terms };
+    if protocol.as_ref().is_some_and(|protocol| wire::RAW == protocol.as_str()) {
+        let (machine, permit) = open(&exchange).await?;
+        carry(core, async move {
+            if let Ok(client) = client.await {
+                copy_both_ways(TokioIo::new(client), machine).await;
+            }
+            drop(permit);
+        });
+        return Ok(Response::new(ClientBody::empty()));
+    }
+    match serve(&exchange, protocol.is_some(), for_machine(request, protocol.as_ref())).await? {
         Answer::Response(mut response) => {
             if protocol.is_some() {
                 wire::hide_status(&mut response);
@@ -134,14 +139,21 @@ async fn forward(core: &Arc<Core>, mut request: Request<Incoming>) -> Result<Res
             Ok(response)
         }
         Answer::Tunnel(Tunnel { head, machine, permit }) => {
-            let end = core.edge.shutdown.end.clone();
-            core.edge.tasks.spawn(async move { end.run_until_cancelled(run_tunnel(client, machine, permit)).await });
+            carry(core, async move {
+                run_tunnel(client, machine, permit).await;
+            });
             let mut response = head.map(|()| ClientBody::empty());
             headers::strip_hop_by_hop(response.headers_mut());
             *response.status_mut() = StatusCode::OK;
             Ok(response)
         }
     }
+}
+
+/// Copies in a task of its own, until the edge ends.
+fn carry(core: &Core, copying: impl Future<Output = ()> + Send + 'static) {
+    let end = core.edge.shutdown.end.clone();
+    core.edge.tasks.spawn(async move { end.run_until_cancelled(copying).await });
 }
 
 /// What the sender believed is checked against what is known here.

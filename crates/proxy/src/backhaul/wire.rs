@@ -1,5 +1,7 @@
 //! What edges tell each other in headers, beyond the request or answer itself.
 
+use std::time::Duration;
+
 use atoll_model::MachineId;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
@@ -11,6 +13,7 @@ use crate::node::{Reached, Setback};
 const MACHINE: HeaderName = HeaderName::from_static("atoll-machine");
 const PORT: HeaderName = HeaderName::from_static("atoll-port");
 const LAST_RESORT: HeaderName = HeaderName::from_static("atoll-last-resort");
+const PATIENCE: HeaderName = HeaderName::from_static("atoll-patience-ms");
 const VERDICT: HeaderName = HeaderName::from_static("atoll-verdict");
 const STATUS: HeaderName = HeaderName::from_static("atoll-status");
 
@@ -25,12 +28,19 @@ pub(super) struct Address {
     pub port: u16,
     /// The sender knows no other machine.
     pub last_resort: bool,
+    /// How long the request may be held.
+    pub patience: Duration,
 }
+
+/// The protocol that a raw connection asks for in its CONNECT.
+pub(super) const RAW: HeaderValue = HeaderValue::from_static("atoll-tcp");
 
 impl Address {
     pub fn write(&self, headers: &mut HeaderMap) {
         headers.insert(MACHINE, text(&self.machine.to_string()));
         headers.insert(PORT, HeaderValue::from(self.port));
+        let patience_ms = u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(PATIENCE, HeaderValue::from(patience_ms));
         if self.last_resort {
             headers.insert(LAST_RESORT, HeaderValue::from_static("1"));
         }
@@ -41,6 +51,7 @@ impl Address {
             machine: headers.get(MACHINE)?.to_str().ok()?.parse().ok()?,
             port: headers.get(PORT)?.to_str().ok()?.parse().ok()?,
             last_resort: headers.contains_key(LAST_RESORT),
+            patience: Duration::from_millis(headers.get(PATIENCE)?.to_str().ok()?.parse().ok()?),
         })
     }
 }
@@ -89,7 +100,12 @@ mod tests {
 
     #[test]
     fn addresses_and_verdicts_survive_the_wire() {
-        let address = Address { machine: MachineId::from_random(7), port: 443, last_resort: true };
+        let address = Address {
+            machine: MachineId::from_random(7),
+            port: 443,
+            last_resort: true,
+            patience: Duration::from_secs(3),
+        };
         let mut headers = HeaderMap::new();
         address.write(&mut headers);
         assert_eq!(Address::read(&headers), Some(address));

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_model::row::CertificateRow;
+use atoll_model::service::Port;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -35,8 +36,16 @@ impl Certificates {
         Ok(Self { config: Arc::new(config) })
     }
 
-    pub fn server_config(&self) -> Arc<ServerConfig> {
+    pub fn for_http(&self) -> Arc<ServerConfig> {
         self.config.clone()
+    }
+
+    /// For a port without HTTP: it offers the protocols that the app names, by default none.
+    pub fn for_raw(&self, port: &Port) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::clone(&self.config);
+        let named = port.tls_options.iter().flat_map(|options| &options.alpn);
+        config.alpn_protocols = named.map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
     }
 }
 

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use atoll_model::AppName;
+use atoll_model::service::{Handler, Port};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -11,17 +13,70 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::certificates::Certificates;
-use super::request::{Entrance, handle};
+use super::request::{Entrance, find_app, find_port, handle};
+use super::tcp;
 use crate::core::{Core, Shutdown};
-use crate::headers::Facts;
 
 const H2: &[u8] = b"h2";
 /// How every HTTP/2 connection begins; HTTP/1 has no method `PRI`.
 const H2_PREFACE_START: &[u8] = b"PRI ";
 
-/// Serves a plain connection to the port `external_port`.
+/// Serves a plain HTTP connection to the service port `external_port`.
 pub(crate) async fn serve_http(core: Arc<Core>, stream: TcpStream, peer: SocketAddr, external_port: u16) {
-    let Some(entrance) = entrance(&stream, peer, external_port, false) else { return };
+    if let Some(entrance) = entrance(&stream, peer, external_port) {
+        plain_http(core, stream, entrance).await;
+    }
+}
+
+/// Ends TLS and serves what is inside: HTTP, or whatever the app wants on that port.
+pub(crate) async fn serve_https(
+    core: Arc<Core>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    external_port: u16,
+    certificates: Arc<Certificates>,
+) {
+    if let Some(entrance) = entrance(&stream, peer, external_port) {
+        with_tls(core, stream, entrance, &certificates).await;
+    }
+}
+
+/// Serves a connection to an address that belongs to one app, in the way its port is to be handled.
+/// Without such an app or port the connection is closed.
+pub(crate) async fn serve_tcp(
+    core: Arc<Core>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    external_port: u16,
+    certificates: Arc<Certificates>,
+) {
+    let Some(entrance) = entrance(&stream, peer, external_port) else { return };
+    let snapshot = core.edge.surroundings.routes.snapshot();
+    let Some(app) = snapshot.app_by_address(entrance.local.ip()) else { return };
+    let Some(port) = find_port(&snapshot, &app.name, external_port) else { return };
+    if port.has(Handler::PgTls) {
+        let beginning = tcp::accept_postgres_tls(&mut stream);
+        let limit = core.edge.config.timeouts.handshake;
+        if tokio::time::timeout(limit, beginning).await == Ok(true) {
+            with_tls(core, stream, entrance, &certificates).await;
+        }
+    } else if port.has(Handler::Tls) {
+        with_tls(core, stream, entrance, &certificates).await;
+    } else if port.has(Handler::Http) {
+        plain_http(core, stream, entrance).await;
+    } else {
+        tcp::pass(&core, stream, app.name.clone(), &entrance, &port).await;
+    }
+}
+
+fn entrance(stream: &TcpStream, peer: SocketAddr, external_port: u16) -> Option<Entrance> {
+    // Without a local address the peer has gone already.
+    let local = stream.local_addr().ok()?;
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    Some(Entrance { peer: canonical(peer), local: canonical(local), tls: false, external_port })
+}
+
+async fn plain_http(core: Arc<Core>, stream: TcpStream, entrance: Entrance) {
     let mut start = [0; H2_PREFACE_START.len()];
     let first = tokio::time::timeout(core.edge.config.timeouts.header_read, stream.peek(&mut start)).await;
     // An end, an error or silence before the first byte: nothing to answer.
@@ -33,24 +88,24 @@ pub(crate) async fn serve_http(core: Arc<Core>, stream: TcpStream, peer: SocketA
     }
 }
 
-/// Ends TLS and serves what is inside.
-pub(crate) async fn serve_https(
-    core: Arc<Core>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    external_port: u16,
-    certificates: Arc<Certificates>,
-) {
-    let Some(entrance) = entrance(&stream, peer, external_port, true) else { return };
+async fn with_tls(core: Arc<Core>, stream: TcpStream, entrance: Entrance, certificates: &Certificates) {
+    let entrance = Entrance { tls: true, ..entrance };
     let handshake = async {
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
-        hello.into_stream(certificates.server_config()).await
+        let raw = raw_service(&core, &entrance, hello.client_hello().server_name());
+        let config = match &raw {
+            None => certificates.for_http(),
+            Some((_, port)) => certificates.for_raw(port),
+        };
+        Ok((hello.into_stream(config).await?, raw))
     };
-    let stream = match tokio::time::timeout(core.edge.config.timeouts.handshake, handshake).await {
-        Ok(Ok(stream)) => stream,
+    let outcome: Result<Result<_, std::io::Error>, _> =
+        tokio::time::timeout(core.edge.config.timeouts.handshake, handshake).await;
+    let (stream, raw) = match outcome {
+        Ok(Ok(done)) => done,
         Ok(Err(error)) => {
             core.edge.counters.tls_failures.one();
-            tracing::debug!(client = %entrance.facts.client, %error, "a TLS handshake failed");
+            tracing::debug!(client = %entrance.peer, %error, "a TLS handshake failed");
             return;
         }
         Err(_) => {
@@ -58,18 +113,23 @@ pub(crate) async fn serve_https(
             return;
         }
     };
-    if stream.get_ref().1.alpn_protocol() == Some(H2) {
+    if let Some((app, port)) = raw {
+        tcp::pass(&core, stream, app, &entrance, &port).await;
+    } else if stream.get_ref().1.alpn_protocol() == Some(H2) {
         serve_h2(core, stream, entrance).await;
     } else {
         serve_h1(core, stream, entrance).await;
     }
 }
 
-fn entrance(stream: &TcpStream, peer: SocketAddr, external_port: u16, tls: bool) -> Option<Entrance> {
-    // Without a local address the peer has gone already.
-    let local = stream.local_addr().ok()?;
-    let facts = Facts { client: peer.ip().to_canonical(), entered: local.ip().to_canonical(), port: local.port(), tls };
-    Some(Entrance { facts, external_port })
+/// The app and its port, when what is inside TLS is not HTTP.
+fn raw_service(core: &Core, entrance: &Entrance, server_name: Option<&str>) -> Option<(AppName, Port)> {
+    let snapshot = core.edge.surroundings.routes.snapshot();
+    let host = server_name.map(str::to_ascii_lowercase);
+    // An unknown name has no certificate either: the handshake says so.
+    let app = find_app(&core.edge, &snapshot, entrance, host.as_deref()).ok()?;
+    let port = find_port(&snapshot, &app, entrance.external_port)?;
+    (!port.has(Handler::Http)).then_some((app, port))
 }
 
 async fn serve_h1(core: Arc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, entrance: Entrance) {

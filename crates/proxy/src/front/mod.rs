@@ -4,10 +4,13 @@ mod accept;
 mod certificates;
 mod connection;
 mod journey;
+mod proxy_protocol;
 mod request;
+mod search;
+mod tcp;
 mod tunnel;
 
 pub(crate) use accept::{Gate, accept};
 pub(crate) use certificates::Certificates;
-pub(crate) use connection::{serve_http, serve_https};
-pub(crate) use tunnel::run_tunnel;
+pub(crate) use connection::{serve_http, serve_https, serve_tcp};
+pub(crate) use tunnel::{copy_both_ways, run_tunnel};

@@ -1,6 +1,7 @@
 //! One HTTP request of a client: whose it is, what the machine is told, what the client is told.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
@@ -15,7 +16,8 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use super::journey::{Arrival, Journey};
+use super::journey::Journey;
+use super::search::{Destination, Found};
 use super::tunnel;
 use crate::body::{AtEnd, ClientBody, Recording};
 use crate::core::{Core, Edge};
@@ -30,9 +32,17 @@ use crate::surroundings::AccessEntry;
 /// What is known of a connection before its first request.
 #[derive(Clone, Debug)]
 pub(crate) struct Entrance {
-    pub facts: Facts,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    pub tls: bool,
     /// The service port this listener stands for; it may listen elsewhere.
     pub external_port: u16,
+}
+
+impl Entrance {
+    fn facts(&self) -> Facts {
+        Facts { client: self.peer.ip(), entered: self.local.ip(), port: self.local.port(), tls: self.tls }
+    }
 }
 
 /// Answers one request. Never fails: what goes wrong becomes an answer.
@@ -88,8 +98,10 @@ async fn route(
     let snapshot = edge.surroundings.routes.snapshot();
     let app = find_app(edge, &snapshot, entrance, host.as_deref())?;
     record.entry.app = Some(app.clone());
-    let port = find_port(&snapshot, &app, entrance.external_port).ok_or(Failure::refused(Refusal::NoService))?;
-    if port.force_https && !entrance.facts.tls {
+    let port = find_port(&snapshot, &app, entrance.external_port)
+        .filter(|port| port.has(Handler::Http))
+        .ok_or(Failure::refused(Refusal::NoService))?;
+    if port.force_https && !entrance.tls {
         let response = redirect_to_https(edge, &host.unwrap_or_default(), request.uri());
         return Ok(Routed { response, options: port.http_options });
     }
@@ -102,24 +114,21 @@ async fn route(
     headers::strip_hop_by_hop(&mut parts.headers);
     headers::strip_platform(&mut parts.headers);
     let steering = Steering::take(&mut parts.headers);
-    headers::add_request_facts(&mut parts.headers, parts.version, &entrance.facts, edge.config.region, request_id);
+    headers::add_request_facts(&mut parts.headers, parts.version, &entrance.facts(), edge.config.region, request_id);
     let body =
         (!body.is_end_stream()).then(|| Recording::new(body, edge.config.limits.replay_bytes, edge.replay.clone()));
     if let Some(body) = &body {
         record.request_bytes = body.passed();
     }
     let journey = Journey {
-        app,
-        port: entrance.external_port,
-        steering,
+        to: Destination { app, port: entrance.external_port, steering, began },
         method: parts.method,
         uri: origin_form(parts.uri),
         headers: parts.headers,
         body,
         upgrade,
-        began,
     };
-    let Arrival { result, machine, attempts } = journey.run(core).await;
+    let Found { result, machine, attempts } = journey.run(core).await;
     record.arrived(machine.as_deref(), attempts);
     let response = match result? {
         Answer::Response(response) => response,
@@ -135,7 +144,7 @@ pub(super) fn find_app(
     entrance: &Entrance,
     host: Option<&str>,
 ) -> Result<AppName, Failure> {
-    if let Some(app) = snapshot.app_by_address(entrance.facts.entered) {
+    if let Some(app) = snapshot.app_by_address(entrance.local.ip()) {
         return Ok(app.name.clone());
     }
     let host = host.ok_or_else(Failure::no_host)?;
@@ -151,12 +160,12 @@ pub(super) fn app_of_host(edge: &Edge, snapshot: &Snapshot, host: &str) -> Optio
     }
 }
 
-/// How the app wants HTTP on an external port handled.
-fn find_port(snapshot: &Snapshot, app: &AppName, external: u16) -> Option<Port> {
-    snapshot.machines_of(app).iter().find_map(|machine| {
-        let port = machine.services[service_on(machine, external)?].service.port(external)?;
-        port.has(Handler::Http).then(|| port.clone())
-    })
+/// How the app wants an external port handled.
+pub(super) fn find_port(snapshot: &Snapshot, app: &AppName, external: u16) -> Option<Port> {
+    snapshot
+        .machines_of(app)
+        .iter()
+        .find_map(|machine| machine.services[service_on(machine, external)?].service.port(external).cloned())
 }
 
 fn redirect_to_https(edge: &Edge, host: &str, uri: &Uri) -> Response<ClientBody> {
@@ -273,11 +282,7 @@ impl Record {
         let Some(row) = machine else { return };
         self.entry.machine = Some(row.id);
         self.entry.region = Some(row.region);
-        self.class = match (row.node == self.edge.config.node, row.region == self.edge.config.region) {
-            (true, _) => TrafficClass::SameNode,
-            (false, true) => TrafficClass::SameRegion,
-            (false, false) => TrafficClass::CrossRegion,
-        };
+        self.class = TrafficClass::of(row, &self.edge.config);
     }
 
     fn answered(&mut self, status: StatusCode) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use atoll_model::MachineState;
 use atoll_model::row::MachineRow;
-use atoll_model::service::LoadKind;
+use atoll_model::service::{LoadKind, Service};
 use http::{Request, Response, StatusCode};
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
@@ -21,15 +21,20 @@ use crate::core::Core;
 use crate::errors::Cause;
 use crate::headers;
 
-/// Which machine, and how patiently.
+/// Which machine, and on which terms.
 pub(crate) struct Exchange<'a> {
     pub core: &'a Arc<Core>,
     pub row: &'a Arc<MachineRow>,
     pub service: usize,
-    /// The request asks to switch protocols.
-    pub upgrade: bool,
+    pub terms: Terms,
+}
+
+/// How patiently one attempt is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Terms {
     /// No other machine is left: one that refuses connections is started, if it may be.
     pub last_resort: bool,
+    /// Until when the machine must be awake and entered; the answer may take longer.
     pub deadline: Instant,
 }
 
@@ -73,46 +78,24 @@ impl Setback {
 }
 
 /// Sends `request`, whose headers are ready for the machine, and returns when the answer begins.
-pub(crate) async fn serve(exchange: &Exchange<'_>, request: Request<RequestBody>) -> Result<Answer, Setback> {
-    let Exchange { core, row, deadline, .. } = *exchange;
-    let service_row = row.services.get(exchange.service).ok_or(Setback::untouched(Cause::NotHere))?;
-    let service = &service_row.service;
-    let limits = service.limits();
-    let machine = core.edge.machines.enter(row);
-    let permit = enter(&machine, exchange.service, limits.hard, deadline).await?;
-
-    let may_start = service.starts_on_request();
-    let mut started = false;
-    if !machine.running(row, Instant::now()).unwrap_or(row.state == MachineState::Started) {
-        if !may_start {
-            return Err(Setback::untouched(Cause::NotRunning));
-        }
-        wake(core, &machine, row, service.internal_port, deadline).await?;
-        started = true;
-    }
-
-    let key = PoolKey { machine: row.id, version: row.version, port: service.internal_port };
+/// `upgrade`: it asks to switch protocols.
+pub(crate) async fn serve(
+    exchange: &Exchange<'_>,
+    upgrade: bool,
+    mut request: Request<RequestBody>,
+) -> Result<Answer, Setback> {
+    let core = exchange.core;
+    let mut visit = Visit::begin(exchange).await?;
+    let key = PoolKey { machine: exchange.row.id, version: exchange.row.version, port: visit.service.internal_port };
     // A reused connection may be half dead without our knowing: only requests that may be repeated
     // take one. With `connections` as the limit's unit each request has its own anyway.
-    let pooled = limits.kind == LoadKind::Requests && !exchange.upgrade;
-    let mut reusable =
-        if pooled && request.method().is_idempotent() { core.pool.take(&key, Instant::now()) } else { None };
-    let mut request = request;
+    let pooled = visit.service.limits().kind == LoadKind::Requests && !upgrade;
+    let reuse = pooled && request.method().is_idempotent();
+    let mut reusable = if reuse { core.pool.take(&key, Instant::now()) } else { None };
     let (response, sender) = loop {
         let mut sender = match reusable.take() {
             Some(sender) => sender,
-            None => match connect(core, row, service.internal_port).await {
-                Ok(sender) => sender,
-                Err(cause) => {
-                    machine.doubt();
-                    if !may_start || !exchange.last_resort || started {
-                        return Err(Setback::untouched(cause));
-                    }
-                    wake(core, &machine, row, service.internal_port, deadline).await?;
-                    started = true;
-                    continue;
-                }
-            },
+            None => handshake(core, visit.connect().await?).await?,
         };
         match sender.try_send_request(request).await {
             Ok(response) => break (response, sender),
@@ -123,7 +106,67 @@ pub(crate) async fn serve(exchange: &Exchange<'_>, request: Request<RequestBody>
             },
         }
     };
-    Ok(answer(response, permit, pooled.then(|| GiveBack { pool: core.pool.clone(), key, sender })))
+    Ok(answer(response, visit.permit, pooled.then(|| GiveBack { pool: core.pool.clone(), key, sender })))
+}
+
+/// A plain connection to the machine's service.
+pub(crate) async fn open(exchange: &Exchange<'_>) -> Result<(TcpStream, Permit), Setback> {
+    let mut visit = Visit::begin(exchange).await?;
+    let stream = visit.connect().await?;
+    Ok((stream, visit.permit))
+}
+
+/// Being inside a machine: counted, and the machine awake as far as is known.
+struct Visit<'a> {
+    exchange: &'a Exchange<'a>,
+    service: &'a Service,
+    machine: Arc<Machine>,
+    permit: Permit,
+    /// The worker has seen the port accept.
+    woken: bool,
+}
+
+impl<'a> Visit<'a> {
+    async fn begin(exchange: &'a Exchange<'a>) -> Result<Self, Setback> {
+        let row = exchange.row;
+        let service_row = row.services.get(exchange.service).ok_or(Setback::untouched(Cause::NotHere))?;
+        let service = &service_row.service;
+        let machine = exchange.core.edge.machines.enter(row);
+        let permit = enter(&machine, exchange.service, service.limits().hard, exchange.terms.deadline).await?;
+        let running = machine.running(row, Instant::now()).unwrap_or(row.state == MachineState::Started);
+        let mut visit = Self { exchange, service, machine, permit, woken: false };
+        if !running {
+            if !service.starts_on_request() {
+                return Err(Setback::untouched(Cause::NotRunning));
+            }
+            visit.wake().await?;
+        }
+        Ok(visit)
+    }
+
+    /// A new connection. If the machine refuses it, was not woken just now and is the last one left,
+    /// it may have died unseen: then it is woken.
+    async fn connect(&mut self) -> Result<TcpStream, Setback> {
+        let address = SocketAddr::from((self.exchange.row.private_ipv4, self.service.internal_port));
+        let limit = self.exchange.core.edge.config.timeouts.connect;
+        let error = match dial(address, limit).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        self.machine.doubt();
+        if self.woken || !self.exchange.terms.last_resort || !self.service.starts_on_request() {
+            return Err(Setback::untouched(Cause::of_connect(&error)));
+        }
+        self.wake().await?;
+        dial(address, limit).await.map_err(|error| Setback::untouched(Cause::of_connect(&error)))
+    }
+
+    async fn wake(&mut self) -> Result<(), Setback> {
+        let Exchange { core, row, terms, .. } = *self.exchange;
+        wake(core, &self.machine, row, self.service.internal_port, terms.deadline).await?;
+        self.woken = true;
+        Ok(())
+    }
 }
 
 async fn enter(
@@ -191,12 +234,12 @@ async fn lead_wake(
     sender.send_replace(Some(result));
 }
 
-async fn connect(core: &Arc<Core>, row: &MachineRow, port: u16) -> Result<Sender, Cause> {
-    let address = SocketAddr::from((row.private_ipv4, port));
-    let stream = dial(address, core.edge.config.timeouts.connect).await.map_err(|error| Cause::of_connect(&error))?;
-    let handshake =
-        http1::Builder::new().max_headers(core.edge.config.limits.header_count).handshake(TokioIo::new(stream)).await;
-    let (sender, connection) = handshake.map_err(|_| Cause::ConnectFailed)?;
+async fn handshake(core: &Arc<Core>, stream: TcpStream) -> Result<Sender, Setback> {
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(core.edge.config.limits.header_count)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Setback::untouched(Cause::ConnectFailed))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             // Whoever waits for an answer on it is told by itself.
@@ -216,6 +259,8 @@ pub(crate) async fn dial(address: SocketAddr, limit: Duration) -> io::Result<Tcp
 }
 
 fn answer(mut response: Response<hyper::body::Incoming>, permit: Permit, give_back: Option<GiveBack>) -> Answer {
+    // A machine must not be taken for an edge.
+    headers::strip_internal(response.headers_mut());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let machine = hyper::upgrade::on(&mut response);
         return Answer::Tunnel(Tunnel { head: response.map(drop), machine, permit: Some(permit) });

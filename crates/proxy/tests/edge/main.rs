@@ -6,4 +6,5 @@ mod protocols;
 mod retries;
 mod routing;
 mod support;
+mod tcp;
 mod waking;

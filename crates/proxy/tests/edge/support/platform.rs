@@ -88,13 +88,15 @@ pub struct Node {
     pub http: SocketAddr,
     pub https: SocketAddr,
     pub backhaul: SocketAddr,
+    /// Stands for port 5432.
+    pub tcp: SocketAddr,
     pub worker: Arc<Worker>,
     pub edge: Option<EdgeHandle>,
     pub judge: Arc<Judge>,
     pub log: Arc<Log>,
     pub frozen: Arc<AtomicBool>,
     /// Held like a supervisor would: connections wait here while no edge runs.
-    pub sockets: [StdListener; 3],
+    pub sockets: [StdListener; 4],
 }
 
 /// Stops what has been idle for so long; off by default.
@@ -187,13 +189,14 @@ impl Platform {
     /// A node with a running edge.
     pub fn node_with(&self, name: &str, region: &'static str, change: impl FnOnce(&mut EdgeConfig)) -> Node {
         let bind = || StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let sockets = [bind(), bind(), bind()];
+        let sockets = [bind(), bind(), bind(), bind()];
         let mut node = Node {
             name: name.parse().unwrap(),
             region,
             http: sockets[0].local_addr().unwrap(),
             https: sockets[1].local_addr().unwrap(),
             backhaul: sockets[2].local_addr().unwrap(),
+            tcp: sockets[3].local_addr().unwrap(),
             worker: Worker::new(),
             edge: None,
             judge: Arc::default(),
@@ -237,10 +240,11 @@ impl Platform {
             idle: node.judge.clone(),
             access_log: node.log.clone(),
         };
-        let [http, https, backhaul] = &node.sockets;
+        let [http, https, backhaul, tcp] = &node.sockets;
         let listeners = Listeners {
             http: vec![Listener { socket: http.try_clone().unwrap(), external_port: 80 }],
             https: vec![Listener { socket: https.try_clone().unwrap(), external_port: 443 }],
+            tcp: vec![Listener { socket: tcp.try_clone().unwrap(), external_port: 5432 }],
             private: Vec::new(),
             backhaul: vec![backhaul.try_clone().unwrap()],
         };
