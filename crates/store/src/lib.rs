@@ -8,12 +8,18 @@
 //! - Record functions are methods of [`ReadTx`] and [`WriteTx`], named noun first; several in one
 //!   closure are one atomic change.
 //!
-//! ```ignore
-//! let app = store.write(|tx| async move { tx.app_create(new, now_ms).await }).await?;
 //! ```
+//! # use atoll_store::*;
+//! async fn create(store: &Store, new: &NewApp, now_ms: u64) -> Result<App, StoreError> {
+//!     store.write(|tx| async move { tx.app_create(new, now_ms).await }).await
+//! }
+//! ```
+//! The closure may run more than once: what it needs is borrowed before (`let new = &new;`), not
+//! moved in.
 //!
 //! This crate knows neither HTTP nor what the records are used for.
 
+mod backup;
 mod engine;
 mod error;
 mod ids;
@@ -25,6 +31,7 @@ mod store;
 mod tx;
 mod value;
 
+pub use backup::{BackupError, BackupSummary};
 pub use engine::Location;
 pub use error::{ErrorKind, StoreError};
 pub use page::{MAX_LIMIT, Page, PageRequest};

@@ -81,9 +81,60 @@ fn translate(sql: &str, dialect: Dialect) -> String {
     out
 }
 
+/// The tables that all migrations make.
+#[cfg(test)]
+pub(crate) fn tables() -> Vec<String> {
+    let words = MIGRATIONS.iter().flat_map(|migration| migration.split("CREATE TABLE ").skip(1));
+    words.filter_map(|rest| rest.split_whitespace().next()).map(str::to_owned).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Location, Store};
+
+    const V1_RECORDS: &str = include_str!("../tests/fixtures/schema-1.sql");
+
+    #[tokio::test]
+    async fn records_of_the_version_before_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let location = Location::Sqlite(dir.path().join("control.db"));
+        let engine = Engine::open(&location).await.unwrap();
+        migrate_to(&engine, 1).await.unwrap();
+        let mut connection = engine.begin(Mode::Write).await.unwrap();
+        connection.command(V1_RECORDS).await.unwrap();
+        connection.commit().await.unwrap();
+        engine.close().await;
+
+        let store = Store::open(&location).await.unwrap();
+        let (name, edge) = (&"web".parse().unwrap(), &"ams1".parse().unwrap());
+        let app = store.read(|tx| async move { tx.app_fetch(name).await }).await.unwrap();
+        assert_eq!((app.id.as_str(), app.regions.len()), ("aaaaaaaaaaaaaaaa", 2));
+        let leased = store
+            .write(|tx| async move {
+                tx.hub_heartbeat("hub", "192.0.2.1:4281", 1).await?;
+                tx.edge_lease(edge, "hub", 2).await
+            })
+            .await;
+        leased.unwrap();
+        store.close().await;
+        Store::open(&location).await.expect("opening again changes nothing");
+    }
+
+    #[tokio::test]
+    async fn records_of_a_newer_program_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let location = Location::Sqlite(dir.path().join("control.db"));
+        Store::open(&location).await.unwrap().close().await;
+        let engine = Engine::open(&location).await.unwrap();
+        let mut connection = engine.begin(Mode::Write).await.unwrap();
+        let sql = "INSERT INTO schema_migrations (version) VALUES ($1)";
+        connection.execute(sql, params![SCHEMA_VERSION + 1]).await.unwrap();
+        connection.commit().await.unwrap();
+        engine.close().await;
+        let error = Store::open(&location).await.err().unwrap();
+        assert!(matches!(error, StoreError::NewerSchema { found, .. } if found == SCHEMA_VERSION + 1), "{error:?}");
+    }
 
     #[test]
     fn types_are_translated_as_whole_words() {

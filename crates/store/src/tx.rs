@@ -9,6 +9,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::TryStreamExt;
+use tokio::sync::mpsc;
 
 use crate::StoreError;
 use crate::engine::Connection;
@@ -61,29 +62,34 @@ impl ReadTx {
         self.row_opt(sql, params).await?.ok_or(StoreError::Query { sql, source: sqlx::Error::RowNotFound })
     }
 
-    /// Hands each row to `visit` without holding them all. An error of `visit` ends the reading.
-    pub(crate) async fn each_row<E: From<StoreError>>(
+    /// Sends what `make` makes of each row, without holding them all; `false` when nobody takes them
+    /// any more.
+    pub(crate) async fn pour<T>(
         &self,
         sql: &'static str,
-        mut visit: impl AsyncFnMut(Row) -> Result<(), E>,
-    ) -> Result<(), E> {
+        make: fn(&Row) -> Result<T, StoreError>,
+        into: &mpsc::Sender<T>,
+    ) -> Result<bool, StoreError> {
         let mut connection = self.take()?;
-        let mut visited = Ok(());
+        let mut poured = Ok(true);
         let streamed = {
             let mut rows = connection.stream(sql, Vec::new());
             loop {
                 match rows.try_next().await {
-                    Ok(Some(row)) => visited = visit(row).await,
+                    Ok(Some(row)) => match make(&row) {
+                        Ok(made) => poured = Ok(into.send(made).await.is_ok()),
+                        Err(error) => poured = Err(error),
+                    },
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
                 }
-                if visited.is_err() {
+                if !matches!(poured, Ok(true)) {
                     break Ok(());
                 }
             }
         };
         self.settle(connection, sql, streamed)?;
-        visited
+        poured
     }
 
     fn lock(&self) -> MutexGuard<'_, Slot> {

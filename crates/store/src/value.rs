@@ -3,7 +3,10 @@
 
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Postgres, Sqlite};
@@ -138,6 +141,39 @@ impl Row {
         .map_err(|source| StoreError::Decode { column, source: source.into() })
     }
 
+    /// The columns that are not null, by name; bytes as base64 in an object of their own.
+    pub(crate) fn to_json(&self) -> Result<Map<String, Value>, StoreError> {
+        use sqlx::{Column as _, Row as _, TypeInfo as _, ValueRef as _};
+        macro_rules! convert {
+            ($row:expr) => {{
+                let mut out = Map::new();
+                for column in $row.columns() {
+                    let failed = |source| StoreError::Decode { column: "(any)", source };
+                    let (name, index) = (column.name(), column.ordinal());
+                    let value = $row.try_get_raw(index).map_err(|error| failed(error.into()))?;
+                    if value.is_null() {
+                        continue;
+                    }
+                    let kind = value.type_info().name().to_owned();
+                    let json = match kind.as_str() {
+                        "INTEGER" | "INT8" => $row.try_get::<i64, _>(index).map(Value::from),
+                        "TEXT" => $row.try_get::<String, _>(index).map(Value::from),
+                        "BLOB" | "BYTEA" => $row
+                            .try_get::<Vec<u8>, _>(index)
+                            .map(|bytes| serde_json::json!({ "base64": STANDARD.encode(bytes) })),
+                        _ => return Err(failed(UnknownWord { given: kind }.into())),
+                    };
+                    out.insert(name.to_owned(), json.map_err(|error| failed(error.into()))?);
+                }
+                Ok(out)
+            }};
+        }
+        match self {
+            Self::Sqlite(row) => convert!(row),
+            Self::Postgres(row) => convert!(row),
+        }
+    }
+
     pub(crate) fn integer(&self, column: &'static str) -> Result<i64, StoreError> {
         self.get(column)
     }
@@ -202,6 +238,16 @@ impl Row {
             .map(|text| serde_json::from_str(&text))
             .transpose()
             .map_err(|source| StoreError::Decode { column, source: source.into() })
+    }
+}
+
+/// The parameter for a value as [`Row::to_json`] writes it; `None` for anything else.
+pub(crate) fn param_from_json(value: &Value) -> Option<Param> {
+    match value {
+        Value::Number(number) => number.as_i64().map(Param::from),
+        Value::String(text) => Some(Param::from(text)),
+        Value::Object(object) => STANDARD.decode(object.get("base64")?.as_str()?).ok().map(Param::from),
+        _ => None,
     }
 }
 

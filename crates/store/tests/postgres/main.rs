@@ -6,7 +6,7 @@ mod server;
 #[path = "../suite/mod.rs"]
 mod suite;
 
-use atoll_store::Store;
+use atoll_store::{Location, Store};
 
 macro_rules! on_postgres {
     ($($case:ident)*) => { $(
@@ -20,3 +20,25 @@ macro_rules! on_postgres {
     )* };
 }
 suite::every_case!(on_postgres);
+
+#[tokio::test]
+async fn a_backup_moves_between_the_engines() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, keyring) = suite::keyring(dir.path());
+    let sqlite = |name: &str| Location::Sqlite(dir.path().join(name));
+    let first = Store::open(&sqlite("first.db")).await.unwrap();
+    suite::fill(&first, &keyring).await;
+    let path = dir.path().join("backup");
+    let summary = first.backup(&path, suite::NOW).await.unwrap();
+
+    let database = server::database();
+    let second = Store::open(&database.location()).await.unwrap();
+    assert_eq!(second.restore(&path).await.unwrap(), summary);
+    let expected = suite::dump(&first).await;
+    assert!(suite::dump(&second).await == expected, "PostgreSQL's copy differs");
+    second.backup(&path, suite::NOW).await.unwrap();
+
+    let third = Store::open(&sqlite("third.db")).await.unwrap();
+    third.restore(&path).await.unwrap();
+    assert!(suite::dump(&third).await == expected, "the copy that came back differs");
+}
