@@ -6,5 +6,6 @@
 
 pub mod protocol;
 pub mod snapshot;
+pub mod watch;
 
 pub use snapshot::Snapshot;

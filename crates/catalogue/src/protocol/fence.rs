@@ -1,7 +1,7 @@
 //! Whose rows count: control's word on nodes and their epochs. A node that was revoked, removed or
 //! raised to a new epoch is fenced: what it wrote before is void, by whatever path it comes.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use atoll_model::row::{NodeRow, NodeState};
 use atoll_model::{NodeName, Owner};
@@ -11,8 +11,7 @@ use atoll_model::{NodeName, Owner};
 #[derive(Default)]
 pub(super) struct Fences {
     control_is_known: bool,
-    /// Lowest epoch that counts; `None` for a revoked node.
-    epochs: HashMap<NodeName, Option<u64>>,
+    nodes: BTreeMap<NodeName, NodeRow>,
 }
 
 impl Fences {
@@ -20,13 +19,16 @@ impl Fences {
         self.control_is_known = true;
     }
 
-    pub fn put(&mut self, row: &NodeRow) {
-        let epoch = (row.state != NodeState::Revoked).then_some(row.epoch);
-        self.epochs.insert(row.name.clone(), epoch);
+    pub fn put(&mut self, row: NodeRow) {
+        self.nodes.insert(row.name.clone(), row);
     }
 
     pub fn remove(&mut self, node: &NodeName) {
-        self.epochs.remove(node);
+        self.nodes.remove(node);
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeRow> {
+        self.nodes.values()
     }
 
     /// Whether rows that `owner` wrote in `epoch` count.
@@ -34,7 +36,9 @@ impl Fences {
         match owner {
             Owner::Control => true,
             Owner::Node(_) if !self.control_is_known => true,
-            Owner::Node(node) => self.epochs.get(node).copied().flatten().is_some_and(|lowest| epoch >= lowest),
+            Owner::Node(name) => {
+                self.nodes.get(name).is_some_and(|node| node.state != NodeState::Revoked && epoch >= node.epoch)
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use atoll_model::row::NodeRow;
 use atoll_model::{NodeName, Owner, Row, RowKey, RowVersion};
 
 use super::barrier::{Registration, Target};
@@ -11,7 +12,7 @@ use super::fence::Fences;
 use super::inbox::{Batch, Inbox, PathId, Received};
 use super::lease::{LEASE_TERM, counted_for};
 use super::log::RowLog;
-use super::message::{Ack, LeaseGrant, Part, Positions};
+use super::message::{Ack, LeaseGrant, MAX_LISTED_REFUSALS, Part, Positions};
 use super::replica::{AskAgain, MAX_TURNED_AWAY, Outcome};
 use super::sense::{self, RefusalCounts};
 
@@ -39,8 +40,9 @@ pub struct Hub {
 /// What the hub knows of an edge that opened a watch here.
 struct Edge {
     session: SessionId,
+    watches: bool,
     serves: Positions,
-    /// Unknown until the session's first acknowledgement.
+    /// Unknown until the session's first acknowledgement, or when there are too many.
     refused: Option<Vec<RowKey>>,
     /// Counted as leased until then, by the hub's clock.
     counted_until: Option<Duration>,
@@ -67,6 +69,11 @@ impl Hub {
 
     pub fn positions(&self) -> &Positions {
         self.inbox.positions()
+    }
+
+    /// The nodes as control has them.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeRow> {
+        self.fences.nodes()
     }
 
     pub fn refusal_counts(&self) -> &RefusalCounts {
@@ -129,7 +136,7 @@ impl Hub {
         let Some(log) = self.logs.get(&Owner::Control) else { return };
         for key in outcome.changed.iter().filter(|key| matches!(key, RowKey::Node(_))) {
             match (log.body_of(key).map(|body| sense::read(key, &Owner::Control, body)), key) {
-                (Some(Ok(Row::Node(row))), _) => self.fences.put(&row),
+                (Some(Ok(Row::Node(row))), _) => self.fences.put(row),
                 (Some(Err(refusal)), _) => outcome.refused.push(refusal),
                 (None, RowKey::Node(name)) => self.fences.remove(name),
                 // A node's key never reads as another kind of row.
@@ -160,14 +167,14 @@ impl Hub {
         let known = self.edges.remove(&edge);
         let counted_until = known.as_ref().and_then(|known| known.counted_until);
         let refused = known.filter(|known| known.session == session).and_then(|known| known.refused);
-        self.edges.insert(edge, Edge { session, serves, refused, counted_until });
+        self.edges.insert(edge, Edge { session, watches: true, serves, refused, counted_until });
     }
 
     /// Takes an acknowledgement; answers a request for a lease if it may be granted.
     pub fn acknowledge(&mut self, edge: &NodeName, session: SessionId, ack: Ack, now: Duration) -> Option<LeaseGrant> {
         let known = self.edges.get_mut(edge).filter(|known| known.session == session)?;
         known.serves.extend(ack.positions);
-        known.refused = Some(ack.refused);
+        known.refused = Some(ack.refused).filter(|listed| listed.len() <= MAX_LISTED_REFUSALS);
         let request = ack.lease?;
         let up_to_date = self.settled.iter().all(|(owner, version)| {
             known.serves.get(owner) >= Some(version) || !self.fences.admits(owner, version.epoch)
@@ -179,9 +186,16 @@ impl Hub {
         Some(LeaseGrant { sent_at: request.sent_at, term: LEASE_TERM })
     }
 
-    /// Forgets edges that neither watch nor are counted; `watching` tells which sessions live.
-    pub fn forget_edges(&mut self, now: Duration, watching: impl Fn(SessionId) -> bool) {
-        self.edges.retain(|_, edge| edge.is_counted(now) || watching(edge.session));
+    /// Forgets an edge whose session ended, once it is not counted any more.
+    pub fn forget_edges(&mut self, now: Duration) {
+        self.edges.retain(|_, edge| edge.watches || edge.is_counted(now));
+    }
+
+    /// The edge's stream ended.
+    pub fn end(&mut self, edge: &NodeName, session: SessionId) {
+        if let Some(known) = self.edges.get_mut(edge).filter(|known| known.session == session) {
+            known.watches = false;
+        }
     }
 
     /// A renewal of this hub's registration, begun at `begun`, succeeded and showed these barriers

@@ -22,12 +22,17 @@ pub enum Request {
     Ack(Ack),
 }
 
+/// With more refused rows than this an acknowledgement lists no further ones, the watcher asks for no
+/// lease, and counts as serving by nothing.
+pub const MAX_LISTED_REFUSALS: usize = 64;
+
 /// What the watcher serves by now; sent after its snapshot was swapped, never before.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Ack {
     /// Positions that moved since the last acknowledgement on this stream.
     pub positions: Positions,
-    /// All rows of which the copy has an older value, because it refused the newer one.
+    /// All rows of which the copy has an older value, because it refused the newer one; see
+    /// [`MAX_LISTED_REFUSALS`].
     pub refused: Vec<RowKey>,
     /// Asks for the lease to be granted or renewed.
     pub lease: Option<LeaseRequest>,

@@ -201,7 +201,7 @@ impl Replica {
         match row {
             Row::Machine(row) => self.settle_claims(row.id, row.node.clone(), Some(row)),
             Row::Node(row) => {
-                self.fences.put(&row);
+                self.fences.put(row.clone());
                 self.editor.put(Row::Node(row));
             }
             row => self.editor.put(row),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use atoll_model::row::NodeState;
+use atoll_model::row::{NodeRow, NodeState};
 use atoll_model::{NodeName, RegionCode};
 
 use crate::snapshot::Snapshot;
@@ -45,17 +45,19 @@ pub fn watch_targets(situation: &Situation) -> BTreeSet<Target> {
     let next = if silent(heard_at.max(hub_since)) { hub + 1 } else { hub };
     let wanted_hub = next.checked_rem(hubs).map(Target::Hub);
     let everywhere = wanted_hub.is_none() || silent(heard_at);
-    let workers = view
-        .nodes()
-        .filter(|node| node.state != NodeState::Revoked && (everywhere || node.region == region))
-        .filter_map(|node| Some(Target::Worker { node: node.name.clone(), address: node.worker_rpc? }));
-    wanted_hub.into_iter().chain(workers).collect()
+    let near = view.nodes().filter(|node| everywhere || node.region == region);
+    wanted_hub.into_iter().chain(near.filter_map(|node| worker_target(node))).collect()
+}
+
+/// The watch of a node's worker, if there is one to be had.
+pub fn worker_target(node: &NodeRow) -> Option<Target> {
+    let address = node.worker_rpc.filter(|_| node.state != NodeState::Revoked)?;
+    Some(Target::Worker { node: node.name.clone(), address })
 }
 
 #[cfg(test)]
 mod tests {
     use atoll_model::Row;
-    use atoll_model::row::NodeRow;
 
     use super::*;
 
