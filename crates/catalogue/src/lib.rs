@@ -4,6 +4,7 @@
 //! This crate knows neither the proxy that reads the view nor the control process that relays it,
 //! and no transport.
 
+pub mod disk;
 pub mod protocol;
 pub mod snapshot;
 pub mod watch;
