@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::{
     Digest, ImageConfig, ImageStore, LayerError, StoreError,
-    image::{self, Image, ImageError, Step},
+    image::{self, Image, ImageError, MAX_NESTING, Step},
     layer::{Exceeded, UnpackLimits, unpack::hides_all_below},
     source::{BlobSource, FetchError, Wanted, fetch},
     store::{MAX_CONFIG, MAX_MANIFEST},
@@ -16,8 +16,6 @@ use crate::{
 
 /// Layers fetched at the same time.
 const PARALLEL_FETCHES: usize = 4;
-/// How deep indexes may hold indexes.
-const MAX_NESTING: usize = 4;
 
 /// An image ready to be mounted.
 #[derive(Clone, PartialEq, Debug)]

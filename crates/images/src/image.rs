@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How deep indexes may hold indexes.
-const MAX_NESTING: usize = 4;
+pub(crate) const MAX_NESTING: usize = 4;
 
 /// What an image says about running it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -113,17 +113,18 @@ pub(crate) async fn fetch(store: &ImageStore, source: &dyn BlobSource, wanted: &
 
 async fn receive(source: &dyn BlobSource, wanted: &Wanted, mut writer: BlobWriter) -> Result<BlobWriter, FetchError> {
     let digest = wanted.digest;
+    let mut size = wanted.size;
     let mut fruitless = 0;
     loop {
         let before = writer.size();
         // It broke after the last byte; from there on no source has anything to open.
-        if before > 0 && wanted.size == Some(before) {
+        if before > 0 && size == Some(before) {
             return Ok(writer);
         }
         let error = match source.open(&digest, before).await {
             Ok(stream) => {
                 wanted.check(stream.size).map_err(|source| FetchError::Store { digest, source })?;
-                let size = wanted.size.or(stream.size);
+                size = size.or(stream.size);
                 let broken =
                     |reason: String| SourceError::Broken { place: "the source".to_owned(), source: reason.into() };
                 let appended = append(writer, stream.bytes).await;

@@ -65,7 +65,11 @@ pub struct LayerWriter {
     /// Folders get their times when nothing is written into them any more.
     folders: Vec<(LayerPath, Timestamps)>,
     folder_bytes: usize,
+    /// For copying; one for all files.
+    buffer: Vec<u8>,
 }
+
+const COPY_SIZE: usize = 128 << 10;
 
 impl LayerSink for LayerWriter {
     fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), LayerError> {
@@ -97,7 +101,7 @@ impl From<WriteError> for Failure {
 impl LayerWriter {
     /// Writes below the folder `root`, which must exist.
     pub fn new(root: OwnedFd) -> Self {
-        Self { root, last_parent: None, folders: Vec::new(), folder_bytes: 0 }
+        Self { root, last_parent: None, folders: Vec::new(), folder_bytes: 0, buffer: vec![0; COPY_SIZE] }
     }
 
     /// Sets the folders' times in the entries' order: of two entries of one folder the last counts.
@@ -131,7 +135,7 @@ impl LayerWriter {
         let name = OsStr::from_bytes(name);
         let written = match &entry.kind {
             EntryKind::Directory => self.write_folder(entry, &parent, name).map_err(Failure::Write),
-            EntryKind::File { .. } => write_file(entry, &parent, name, content),
+            EntryKind::File { .. } => write_file(entry, &parent, name, content, &mut self.buffer),
             EntryKind::Symlink { target } => write_symlink(entry, &parent, name, target).map_err(Failure::Write),
             EntryKind::HardLink { target } => self.write_hard_link(&parent, name, target).map_err(Failure::Write),
             EntryKind::Fifo => write_fifo(entry, &parent, name).map_err(Failure::Write),
@@ -278,23 +282,28 @@ fn clear(parent: &OwnedFd, name: &OsStr) -> Result<(), WriteError> {
     }
 }
 
-fn write_file(entry: &Entry, parent: &OwnedFd, name: &OsStr, content: &mut dyn Read) -> Result<(), Failure> {
+fn write_file(
+    entry: &Entry,
+    parent: &OwnedFd,
+    name: &OsStr,
+    content: &mut dyn Read,
+    buffer: &mut [u8],
+) -> Result<(), Failure> {
     clear(parent, name)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
     let file = openat2(parent, Path::new(name), flags, Mode::from_raw_mode(0o600), resolve)
         .map_err(io_error("creating the file"))?;
     let mut file = File::from(file);
-    copy(content, &mut file)?;
+    copy(content, &mut file, buffer)?;
     set_metadata(entry, file.as_fd())?;
     futimens(&file, &times(entry)).map_err(io_error("setting the time"))?;
     Ok(())
 }
 
-fn copy(content: &mut dyn Read, file: &mut File) -> Result<(), Failure> {
-    let mut buffer = [0; 64 << 10];
+fn copy(content: &mut dyn Read, file: &mut File, buffer: &mut [u8]) -> Result<(), Failure> {
     loop {
-        match content.read(&mut buffer) {
+        match content.read(buffer) {
             Ok(0) => return Ok(()),
             Ok(read) => io::Write::write_all(file, &buffer[..read])
                 .map_err(|source| WriteError::Io { operation: "writing the file", source })?,

@@ -13,15 +13,12 @@ use thiserror::Error;
 use self::remote::Remote;
 use crate::{
     Digest, FetchError, ImageReference, ImageStore, RegistryHost, SourceError, StoreError, Target,
-    image::{Image, ImageError, Step, step},
+    image::{Image, ImageError, MAX_NESTING, Step, step},
     layer::{Exceeded, UnpackLimits},
     source::{Wanted, fetch},
     store::{MAX_CONFIG, MAX_MANIFEST},
     task::blocking,
 };
-
-/// How deep indexes may hold indexes.
-const MAX_NESTING: usize = 4;
 
 /// A login at a registry.
 #[derive(Clone, PartialEq, Eq)]

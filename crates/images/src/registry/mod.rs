@@ -49,7 +49,8 @@ impl Default for RegistryLimits {
     }
 }
 
-/// The registry as routes below `/v2/`, with the default limits.
+/// The registry as routes below `/v2/`, with the default limits. To be merged, not nested: clients
+/// find it at the root of its host only.
 pub fn router(store: ImageStore, authorizer: Arc<dyn Authorizer>) -> Router {
     router_with(store, authorizer, RegistryLimits::default())
 }
@@ -95,7 +96,6 @@ async fn serve(State(registry): State<Arc<Registry>>, request: Request) -> Respo
 impl Registry {
     async fn answer(self: &Arc<Self>, request: Request) -> Result<Response, ApiError> {
         let (parts, body) = request.into_parts();
-        // A wrapping router may have cut the path; the outer one is what clients sign and follow.
         let Route { call, repository } = Route::parse(&parts.method, parts.uri.path())?;
         let asked = Asked {
             credential: Credential::from_headers(&parts.headers),

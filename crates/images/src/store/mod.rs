@@ -30,7 +30,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use thiserror::Error;
 
 pub use self::{
@@ -111,7 +114,10 @@ impl ImageStore {
 
         let lock_path = root.join("lock");
         let lock = File::create(&lock_path).map_err(StoreError::io("create", &lock_path))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| StoreError::InUse { path: root.clone() })?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+            Errno::WOULDBLOCK => StoreError::InUse { path: root.clone() },
+            other => StoreError::io("lock", &lock_path)(other.into()),
+        })?;
 
         temp::sweep(&root.join("tmp"))?;
         let names = Names::load(root.join("repositories"))?;
