@@ -156,6 +156,21 @@ pub enum Helper {
     Host {
         furniture: String,
     },
+    Vm {
+        machine: String,
+    },
+    Guest {
+        name: String,
+        disk: PathBuf,
+    },
+    Session {
+        /// Give the program our standard input, read to its end first
+        #[arg(long)]
+        input: bool,
+        folder: PathBuf,
+        #[arg(last = true, required = true)]
+        program: Vec<String>,
+    },
     Enter {
         first: i32,
         group: PathBuf,

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use atoll_lab::verb::{HostState, Status, Verb};
+use atoll_lab::world::Kind;
 use atoll_lab::{Lab, LabError, Options, World, control, premises};
 use rustix::process::Pid;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,7 +23,8 @@ pub fn run(world: &Path, folder: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let mut terminated = signal(SignalKind::terminate())?;
-        let lab = Lab::start(&world, &Options { folder, program: Some(std::env::current_exe()?) }).await?;
+        let options = Options { folder, program: Some(std::env::current_exe()?), ..Options::default() };
+        let lab = Lab::start(&world, &options).await?;
         let status = lab.status();
         println!("relay runs at {}", status.relay.priority);
         println!("clients reach the service address by lab steering, not BGP");
@@ -52,6 +54,10 @@ pub fn exec(folder: Option<PathBuf>, host: &str, program: &[OsString]) -> anyhow
     let (HostState::Up, Some(first)) = (host.state, host.pid.and_then(Pid::from_raw)) else {
         bail!("host {} is {}", host.name, host.state.as_str());
     };
+    if host.kind == Kind::Vm {
+        let program = program.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        return internal::session(&host.disk.with_file_name("vm"), program, Vec::new());
+    }
     internal::enter(first, host.group.clone(), program)
 }
 

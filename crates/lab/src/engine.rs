@@ -22,7 +22,9 @@ use crate::relay::process::Relay;
 use crate::relay::wire::{Order, Report};
 use crate::steer;
 use crate::verb::{HostState, HostStatus, Status, Verb};
-use crate::world::{Role, World};
+use crate::vm::files::FILES_VARIABLE;
+use crate::vm::machine::Machine;
+use crate::world::{Kind, Role, World};
 
 /// How long after a change clients still go where they went; about what BGP with BFD takes.
 pub const STEER_AFTER: Duration = Duration::from_millis(200);
@@ -40,6 +42,10 @@ pub struct Site {
     pub program: PathBuf,
     pub folder: PathBuf,
     pub group: Group,
+    /// Unpacked packages for virtual machines.
+    pub vm_packages: Option<PathBuf>,
+    /// What guests have of this machine's files.
+    pub vm_files: Vec<PathBuf>,
 }
 
 struct Host {
@@ -219,12 +225,13 @@ impl Engine {
         let hosts_file = folder.join("hosts");
         fs::write(&hosts_file, hosts_text(&self.world)).attempting(|| format!("write {}", hosts_file.display()))?;
         host.group.create().attempting(|| format!("make the control group of {}", host.status.name))?;
-        let furniture = Furniture { name: host.status.name.clone(), group: host.status.group.clone(), hosts_file };
-        let body = Body::boot(&self.site.program, &furniture, &folder.join("boot.log")).await?;
         let boots = host.status.boots + 1;
         let interface = network::relay_interface(port, boots);
-        network::plug_in(self.relay.pid, body.first, port, &interface).await?;
-        network::configure(&self.world, body.first, port).await?;
+        let body = match host.status.kind {
+            Kind::Namespace => self.boot_namespaces(port, &interface, &folder, hosts_file).await?,
+            Kind::Vm => self.boot_guest(port, &interface, &folder, hosts_file).await?,
+        };
+        network::configure(&self.world, body.network(&self.site.program), port).await?;
         self.report = self.relay.order(&Order::Attach { port, interface }).await?;
 
         let host = &mut self.hosts[port.0];
@@ -234,6 +241,50 @@ impl Engine {
         host.body = Some(body);
         self.steer_soon();
         Ok(())
+    }
+
+    async fn boot_namespaces(
+        &self,
+        port: Port,
+        interface: &str,
+        folder: &FilePath,
+        hosts_file: PathBuf,
+    ) -> Result<Body, LabError> {
+        let status = &self.hosts[port.0].status;
+        let furniture = Furniture { name: status.name.clone(), group: status.group.clone(), hosts_file };
+        let body = Body::boot(&self.site.program, &furniture, &folder.join("boot.log")).await?;
+        network::plug_in(self.relay.pid, body.first, port, interface).await?;
+        Ok(body)
+    }
+
+    async fn boot_guest(
+        &self,
+        port: Port,
+        interface: &str,
+        folder: &FilePath,
+        hosts_file: PathBuf,
+    ) -> Result<Body, LabError> {
+        let status = &self.hosts[port.0].status;
+        let Some(packages) = self.site.vm_packages.clone() else {
+            let name = &status.name;
+            let why = format!("host {name} is a VM: name a folder made by worlds/fetch-vm.sh in {FILES_VARIABLE}");
+            return Err(LabError::Invalid(why));
+        };
+        let machine = Machine {
+            name: status.name.clone(),
+            group: status.group.clone(),
+            folder: vm_folder(status),
+            packages,
+            program: self.site.program.clone(),
+            files: self.site.vm_files.clone(),
+            disk: status.disk.clone(),
+            hosts_file,
+            relay: self.relay.pid.as_raw_nonzero().get(),
+            interface: interface.to_owned(),
+            mac: port.mac_text(),
+        };
+        network::plug_in_guest(self.relay.pid, interface).await?;
+        Body::boot_guest(&self.site.program, &machine, &folder.join("boot.log")).await
     }
 
     async fn kill(&mut self, port: Port) -> Result<(), LabError> {
@@ -329,7 +380,7 @@ impl Engine {
                 edge = name.as_deref().unwrap_or("none"),
                 "lab steering, not BGP"
             );
-            match network::steer(body.first, edge.map(Port::ipv4)).await {
+            match network::steer(body.network(&self.site.program), edge.map(Port::ipv4)).await {
                 Ok(()) => {
                     let host = &mut self.hosts[client];
                     host.steered = Some(edge);
@@ -393,6 +444,11 @@ fn check_path(path: Option<Path>) -> Result<(), LabError> {
         Some(path) if path.rate == Some(0) => Err(LabError::Invalid("a rate of 0 is a cut".to_owned())),
         _ => Ok(()),
     }
+}
+
+/// Where a virtual machine of this host lives.
+pub fn vm_folder(status: &HostStatus) -> PathBuf {
+    status.disk.with_file_name("vm")
 }
 
 fn host_folder(lab: &FilePath, name: &str) -> PathBuf {

@@ -11,13 +11,14 @@ use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::engine::{Engine, Message, Site};
+use crate::engine::{Engine, Message, Site, vm_folder};
 use crate::error::{Attempt, LabError};
 use crate::premises::Premises;
 use crate::relay::process::Relay;
 use crate::sys;
 use crate::verb::{HostState, HostStatus, Status, Verb};
-use crate::world::World;
+use crate::vm::files::FILES_VARIABLE;
+use crate::world::{Kind, World};
 
 /// Names the `atoll-lab` program where it is not beside the running one.
 pub const PROGRAM_VARIABLE: &str = "ATOLL_LAB_BIN";
@@ -34,6 +35,12 @@ pub struct Options {
     /// The `atoll-lab` program, which runs in the lab's helper processes. Without it the one named by
     /// `ATOLL_LAB_BIN`, else the one beside the running program.
     pub program: Option<PathBuf>,
+    /// Packages for hosts with `kind = "vm"`, unpacked by `worlds/fetch-vm.sh`. Without it the folder
+    /// named by `ATOLL_LAB_VM`.
+    pub vm_packages: Option<PathBuf>,
+    /// Files and folders of this machine that such hosts have at the same paths, programs with their
+    /// libraries.
+    pub vm_files: Vec<PathBuf>,
 }
 
 /// A running world. Clones are handles of the same lab; dropping the last one ends everything in it.
@@ -77,6 +84,8 @@ impl Lab {
             program: program.clone(),
             folder: premises.folder().to_owned(),
             group: premises.group.clone(),
+            vm_packages: options.vm_packages.clone().or_else(|| std::env::var_os(FILES_VARIABLE).map(PathBuf::from)),
+            vm_files: options.vm_files.clone(),
         };
         let (publish, status) = watch::channel(Status::default());
         let engine = Engine::start(site, world.clone(), relay, publish).await?;
@@ -216,12 +225,19 @@ impl Host {
     /// signal's number if a signal killed it. The child's process id is that of a companion outside,
     /// which passes signals on; killing it kills the program, but not what the program has started.
     ///
+    /// In a virtual machine the program has no input and none of the companion's environment, signals
+    /// are not passed on, and killing the companion kills the program's process group.
+    ///
     /// # Errors
     /// If the host is not up.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command, LabError> {
         let status = self.status()?;
         let pid = self.first_process(&status)?.as_raw_nonzero();
         let mut command = Command::new(&self.lab.inner.program);
+        if status.kind == Kind::Vm {
+            command.args(["internal", "session"]).arg(vm_folder(&status)).arg("--").arg(program);
+            return Ok(command);
+        }
         command.args(["internal", "enter", &pid.to_string()]).arg(status.group).arg("--").arg(program);
         Ok(command)
     }
@@ -231,12 +247,17 @@ impl Host {
     /// speak from a host without a program there.
     ///
     /// # Errors
-    /// If the host is not up; what the code itself returns is given as it is.
+    /// If the host is not up or is a virtual machine; what the code itself returns is given as it is.
     pub async fn in_network<T: Send + 'static>(
         &self,
         code: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, LabError> {
-        let first = self.first_process(&self.status()?)?;
+        let status = self.status()?;
+        if status.kind == Kind::Vm {
+            let why = format!("{} is a VM: its network is its own kernel's", self.name);
+            return Err(LabError::Invalid(why));
+        }
+        let first = self.first_process(&status)?;
         let entering = || format!("enter the network of {}", self.name);
         let process = rustix::process::pidfd_open(first, PidfdFlags::empty()).attempting(entering)?;
         let (send, result) = oneshot::channel();

@@ -25,6 +25,7 @@ pub mod relay;
 mod steer;
 mod sys;
 pub mod verb;
+pub mod vm;
 pub mod world;
 
 pub use error::LabError;

@@ -2,7 +2,9 @@
 //! service address, set through `ip` in the host's network namespace.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags};
 use tokio::io::AsyncWriteExt;
@@ -13,6 +15,9 @@ use crate::error::{Attempt, LabError};
 use crate::sys;
 use crate::world::{Role, World};
 
+/// Of one batch; a guest carries it out only once it has booted.
+const LIMIT: Duration = Duration::from_secs(180);
+
 /// The uplink's name within every host.
 pub const UPLINK: &str = "eth0";
 
@@ -22,6 +27,23 @@ pub fn relay_interface(port: Port, boot: u32) -> String {
     format!("port{}-{boot}", port.0)
 }
 
+/// Whose network is meant.
+#[derive(Debug, Clone, Copy)]
+pub enum Network<'a> {
+    /// That of the lab itself.
+    Own,
+    /// That of a process.
+    Process(Pid),
+    /// That of the guest whose machine lives in a folder, told through its control port.
+    Guest { program: &'a Path, folder: &'a Path },
+}
+
+/// Makes the relay's end of a guest's uplink; the guest's end is its network card.
+pub async fn plug_in_guest(relay: Pid, near: &str) -> Result<(), LabError> {
+    let make = format!("tuntap add dev {near} mode tap vnet_hdr\nlink set dev {near} up\n");
+    ip(Network::Process(relay), &make).await
+}
+
 /// Connects a host's network namespace with the relay's.
 pub async fn plug_in(relay: Pid, host: Pid, port: Port, near: &str) -> Result<(), LabError> {
     let (relay_pid, host_pid) = (relay.as_raw_nonzero(), host.as_raw_nonzero());
@@ -29,13 +51,13 @@ pub async fn plug_in(relay: Pid, host: Pid, port: Port, near: &str) -> Result<()
         "link add name {near} netns {relay_pid} type veth peer name {UPLINK} address {} netns {host_pid}\n",
         port.mac_text()
     );
-    ip(None, &make).await?;
-    ip(Some(relay), &format!("link set dev {near} up\n")).await
+    ip(Network::Own, &make).await?;
+    ip(Network::Process(relay), &format!("link set dev {near} up\n")).await
 }
 
 /// Takes away the relay's end of a dead host's uplink, if the kernel has not done so yet.
 pub async fn unplug(relay: Pid, near: &str) -> Result<(), LabError> {
-    match ip(Some(relay), &format!("link del dev {near}\n")).await {
+    match ip(Network::Process(relay), &format!("link del dev {near}\n")).await {
         Err(LabError::Tool { told, .. }) if told.contains("Cannot find device") => Ok(()),
         other => other,
     }
@@ -43,8 +65,8 @@ pub async fn unplug(relay: Pid, near: &str) -> Result<(), LabError> {
 
 /// Gives a host its addresses and tells it everybody's hardware address, so that no packet waits for
 /// address resolution.
-pub async fn configure(world: &World, host: Pid, port: Port) -> Result<(), LabError> {
-    ip(Some(host), &configuration(world, port)).await
+pub async fn configure(world: &World, host: Network<'_>, port: Port) -> Result<(), LabError> {
+    ip(host, &configuration(world, port)).await
 }
 
 fn configuration(world: &World, port: Port) -> String {
@@ -68,19 +90,26 @@ fn configuration(world: &World, port: Port) -> String {
 }
 
 /// Sends what a client has for the service address to this edge, or nowhere.
-pub async fn steer(client: Pid, edge: Option<Ipv4Addr>) -> Result<(), LabError> {
+pub async fn steer(client: Network<'_>, edge: Option<Ipv4Addr>) -> Result<(), LabError> {
     let route = match edge {
         Some(edge) => format!("route replace {SERVICE_ADDRESS}/32 via {edge} dev {UPLINK}\n"),
         None => format!("route flush {SERVICE_ADDRESS}/32\nroute replace unreachable {SERVICE_ADDRESS}/32\n"),
     };
-    ip(Some(client), &route).await
+    ip(client, &route).await
 }
 
-/// Runs a batch of `ip` commands, in the network namespace of a process if one is given.
-async fn ip(namespace: Option<Pid>, batch: &str) -> Result<(), LabError> {
-    let mut command = Command::new("ip");
-    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    if let Some(pid) = namespace {
+/// Runs a batch of `ip` commands.
+async fn ip(network: Network<'_>, batch: &str) -> Result<(), LabError> {
+    let mut command = match network {
+        Network::Guest { program, folder } => {
+            let mut command = Command::new(program);
+            command.args(["internal", "session", "--input"]).arg(folder).args(["--", "ip"]);
+            command
+        }
+        Network::Own | Network::Process(_) => Command::new("ip"),
+    };
+    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    if let Network::Process(pid) = network {
         let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             .attempting(|| format!("find process {}", pid.as_raw_nonzero()))?;
         // SAFETY: between fork and exec only this one system call is made, on a descriptor that the
@@ -93,7 +122,10 @@ async fn ip(namespace: Option<Pid>, batch: &str) -> Result<(), LabError> {
     if let Some(mut input) = child.stdin.take() {
         input.write_all(batch.as_bytes()).await.attempting(|| "write to ip".to_owned())?;
     }
-    let output = child.wait_with_output().await.attempting(|| "wait for ip".to_owned())?;
+    let output = tokio::time::timeout(LIMIT, child.wait_with_output())
+        .await
+        .map_err(|_| LabError::Tool { command: "ip".to_owned(), told: format!("silent for {LIMIT:?}") })?
+        .attempting(|| "wait for ip".to_owned())?;
     if output.status.success() {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! A living host as the lab holds it: the keeper process and the first process in the namespaces.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use tokio::process::{Child, ChildStdin, Command};
 
 use super::setup::Furniture;
 use crate::error::{Attempt, LabError};
+use crate::network::Network;
+use crate::vm::machine::Machine;
 
 /// A host that takes longer than this to boot is broken.
 const BOOT_LIMIT: Duration = Duration::from_secs(20);
@@ -23,18 +25,46 @@ pub struct Body {
     keeper: Child,
     /// Closing it ends the host.
     _lifeline: Option<ChildStdin>,
+    /// Of a virtual machine, its folder.
+    guest: Option<PathBuf>,
 }
 
 impl Body {
     /// Makes a host with namespaces of its own; its network is still empty.
     pub async fn boot(program: &Path, furniture: &Furniture, log: &Path) -> Result<Self, LabError> {
-        let host = || furniture.name.clone();
+        let description = serde_json::to_string(furniture);
+        Self::keep(program, "host", &furniture.name, description, log).await
+    }
+
+    /// Starts a virtual machine; its system has yet to start.
+    pub async fn boot_guest(program: &Path, machine: &Machine, log: &Path) -> Result<Self, LabError> {
+        let description = serde_json::to_string(machine);
+        let mut body = Self::keep(program, "vm", &machine.name, description, log).await?;
+        body.guest = Some(machine.folder.clone());
+        Ok(body)
+    }
+
+    /// Whose network this is, for the commands that configure it.
+    pub fn network<'a>(&'a self, program: &'a Path) -> Network<'a> {
+        match &self.guest {
+            Some(folder) => Network::Guest { program, folder },
+            None => Network::Process(self.first),
+        }
+    }
+
+    async fn keep(
+        program: &Path,
+        helper: &str,
+        name: &str,
+        description: serde_json::Result<String>,
+        log: &Path,
+    ) -> Result<Self, LabError> {
+        let host = || name.to_owned();
         let log =
             File::options().create(true).append(true).open(log).attempting(|| format!("open {}", log.display()))?;
-        let description = serde_json::to_string(furniture)
-            .map_err(|error| LabError::Boot { host: host(), told: error.to_string() })?;
+        let description = description.map_err(|error| LabError::Boot { host: host(), told: error.to_string() })?;
         let mut keeper = Command::new(program)
-            .args(["internal", "host", &description])
+            .args(["internal", helper, &description])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -48,11 +78,11 @@ impl Body {
             tokio::time::timeout(BOOT_LIMIT, output.read_line(&mut line))
                 .await
                 .map_err(|_| LabError::Boot { host: host(), told: format!("silent for {BOOT_LIMIT:?}") })?
-                .attempting(|| format!("read from the keeper of {}", furniture.name))?;
+                .attempting(|| format!("read from the keeper of {name}"))?;
         }
         let first = line.trim().strip_prefix("ready ").and_then(|pid| Pid::from_raw(pid.parse().ok()?));
         let first = first.ok_or_else(|| LabError::Boot { host: host(), told: line.trim().to_owned() })?;
-        Ok(Self { first, keeper, _lifeline: lifeline })
+        Ok(Self { first, keeper, _lifeline: lifeline, guest: None })
     }
 
     /// A power cut: returns once nothing of the host runs any more. `thaw` is called after the kill,

@@ -49,7 +49,8 @@ pub fn keep(furniture: &Furniture, lifeline: impl AsFd) -> io::Result<()> {
     }
 }
 
-fn watch(first: Pid, lifeline: impl AsFd) -> io::Result<()> {
+/// Waits until the process is dead or the lab gone, and leaves neither the process nor what it keeps alive.
+pub(crate) fn watch(first: Pid, lifeline: impl AsFd) -> io::Result<()> {
     let process = rustix::process::pidfd_open(first, PidfdFlags::empty())?;
     let mut watched = [PollFd::new(&process, PollFlags::IN), PollFd::new(&lifeline, PollFlags::IN)];
     loop {

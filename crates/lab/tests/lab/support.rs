@@ -22,7 +22,7 @@ pub fn require_root() {
 pub async fn start(world: &str) -> Lab {
     require_root();
     let world = World::parse(world).unwrap();
-    let options = Options { program: Some(Path::new(PROGRAM).to_owned()), folder: None };
+    let options = Options { program: Some(Path::new(PROGRAM).to_owned()), ..Options::default() };
     Lab::start(&world, &options).await.unwrap()
 }
 
