@@ -124,7 +124,7 @@ async fn what_cannot_run_is_refused_with_a_reason_and_leaves_nothing() {
             Err(DriverError::Unstartable { reason, .. }) => assert!(reason.contains(names), "{reason}"),
             other => panic!("{names}: {other:?}"),
         }
-        assert_eq!(support::left_of(&spec), Vec::<String>::new());
+        support::nothing_is_left_of(&spec).await;
         assert!(matches!(world.driver.adopt(spec.id, &spec.dir).await.unwrap(), atoll_driver::Adopted::Nothing));
     };
     refused(|spec| spec.process.args = vec!["no-such-program".into()], "\"no-such-program\"").await;
@@ -143,7 +143,7 @@ async fn what_the_host_lacks_is_an_error_of_the_host() {
     let error = world.driver.start(&spec).await.map(|_| ()).unwrap_err();
     assert!(matches!(error, DriverError::Io { .. }), "{error:?}");
     assert!(support::chain(&error).contains("/nowhere"), "{}", support::chain(&error));
-    assert_eq!(support::left_of(&spec), Vec::<String>::new());
+    support::nothing_is_left_of(&spec).await;
 }
 
 #[tokio::test]

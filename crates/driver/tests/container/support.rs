@@ -98,9 +98,7 @@ impl World {
     pub async fn destroy(&self, spec: &MachineSpec) {
         let destroyed = within("a removal", self.driver.destroy(spec.id, &spec.dir, &spec.cgroup)).await;
         destroyed.unwrap_or_else(|error| panic!("{}", chain(&error)));
-        // A shim that came up after its start was given up ends by itself, a moment later.
-        eventually("the end of all processes", || processes_with(spec.dir.to_str().unwrap()).is_empty()).await;
-        assert_eq!(left_of(spec), Vec::<String>::new());
+        nothing_is_left_of(spec).await;
     }
 }
 
@@ -162,7 +160,7 @@ pub fn cgroup_roots() -> Vec<PathBuf> {
 }
 
 /// Mounts, control groups and processes of a machine that are still there.
-pub fn left_of(spec: &MachineSpec) -> Vec<String> {
+fn left_of(spec: &MachineSpec) -> Vec<String> {
     let dir = spec.dir.to_str().unwrap();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mounts = mounts.lines().filter(|line| line.contains(dir)).map(|line| format!("mount {line}"));
@@ -170,6 +168,12 @@ pub fn left_of(spec: &MachineSpec) -> Vec<String> {
     let processes = processes_with(dir).into_iter().map(|pid| format!("process {pid}"));
     let files = ["rw", "shim.sock"].into_iter().map(|name| spec.dir.join(name)).filter(|path| path.exists());
     mounts.chain(groups.chain(files).map(|path| path.display().to_string())).chain(processes).collect()
+}
+
+pub async fn nothing_is_left_of(spec: &MachineSpec) {
+    // A shim that has done its work, or whose start was given up, ends by itself a moment later.
+    eventually("the end of all processes", || processes_with(spec.dir.to_str().unwrap()).is_empty()).await;
+    assert_eq!(left_of(spec), Vec::<String>::new());
 }
 
 /// Host processes whose command line holds `text`.
