@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use atoll_catalogue::disk::{Seal, keep_saved, load};
 use atoll_catalogue::protocol::barrier::{HubId, Target as BarrierTarget};
 use atoll_catalogue::protocol::targets::Target;
 use atoll_catalogue::protocol::{OwnerLog, Replica};
@@ -326,4 +327,36 @@ async fn an_owner_whose_numbers_went_back_is_told_so() {
     cluster.network.set("edge1", "ams1", false);
     let mut lost = worker.lost_sequence();
     within("the owner is told", lost.wait_for(|lost| *lost)).await.unwrap();
+}
+
+struct Open;
+
+impl Seal for Open {
+    fn seal(&self, plain: &[u8]) -> Result<Vec<u8>, BoxError> {
+        Ok(plain.to_vec())
+    }
+
+    fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, BoxError> {
+        Ok(sealed.to_vec())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_edge_serves_from_disk_when_nobody_answers() {
+    let cluster = Cluster::start();
+    let edge = cluster.edge("edge1");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalogue");
+    let stop = CancellationToken::new();
+    let hours = Duration::from_secs(3_600);
+    let saving = tokio::spawn(keep_saved(edge.clone(), path.clone(), Arc::new(Open), hours, stop.clone()));
+    cluster.worker("nrt1").put(&machine(2, "nrt1", MachineState::Stopped)).unwrap();
+    eventually("the machine is known", || state_at(&edge, 2).is_some()).await;
+    stop.cancel();
+    within("the last save", saving).await.unwrap();
+
+    let restored = ReplicaHandle::new(Replica::restore(load(&path, &Open).unwrap()), boot_clock());
+    assert_eq!(state_at(&restored, 2), Some(MachineState::Stopped));
+    assert_eq!(restored.positions(), edge.positions());
+    assert!(!restored.is_leased());
 }

@@ -21,3 +21,6 @@ pub use log::{OwnerLog, RowLog};
 pub use message::Positions;
 pub use replica::Replica;
 pub use sense::{Refusal, RefusalCounts};
+
+#[cfg(test)]
+mod tests;
