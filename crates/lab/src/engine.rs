@@ -225,9 +225,11 @@ impl Engine {
         let hosts_file = folder.join("hosts");
         fs::write(&hosts_file, hosts_text(&self.world)).attempting(|| format!("write {}", hosts_file.display()))?;
         host.group.create().attempting(|| format!("make the control group of {}", host.status.name))?;
-        let boots = host.status.boots + 1;
-        let interface = network::relay_interface(port, boots);
-        let body = match host.status.kind {
+        // Another name each time: a boot that failed may have left its interface.
+        let interface = network::relay_interface(port, host.status.boots + 1);
+        let kind = host.status.kind;
+        self.hosts[port.0].status.boots += 1;
+        let body = match kind {
             Kind::Namespace => self.boot_namespaces(port, &interface, &folder, hosts_file).await?,
             Kind::Vm => self.boot_guest(port, &interface, &folder, hosts_file).await?,
         };
@@ -235,7 +237,6 @@ impl Engine {
         self.report = self.relay.order(&Order::Attach { port, interface }).await?;
 
         let host = &mut self.hosts[port.0];
-        host.status.boots = boots;
         host.status.state = HostState::Up;
         host.status.pid = Some(body.first.as_raw_nonzero().get());
         host.body = Some(body);

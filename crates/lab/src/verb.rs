@@ -100,7 +100,7 @@ pub struct HostStatus {
     pub state: HostState,
     /// Its first process, while it lives.
     pub pid: Option<i32>,
-    /// How often it has booted.
+    /// How often it was booted, failures included.
     pub boots: u32,
     pub ipv4: Ipv4Addr,
     pub ipv6: Ipv6Addr,
