@@ -207,6 +207,8 @@ pub async fn keep_saved(
     stop: CancellationToken,
 ) {
     let mut moved = replica.subscribe();
+    // It may have moved before this task first ran.
+    moved.mark_changed();
     loop {
         let stopping = tokio::select! {
             () = stop.cancelled() => true,

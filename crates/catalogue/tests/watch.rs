@@ -224,6 +224,10 @@ async fn many_rows_arrive_in_parts_and_take_effect_as_a_whole() {
     for id in 0..5_000 {
         cluster.worker("nrt1").put(&machine(id, "nrt1", MachineState::Stopped)).unwrap();
     }
+    // The hub itself may have followed in several steps.
+    let all = cluster.worker("nrt1").position();
+    let owner = Owner::Node("nrt1".parse().unwrap());
+    eventually("the hub has them", || cluster.hub.positions().get(&owner) == Some(&all)).await;
     let edge = cluster.edge("edge1");
     let mut moved = edge.subscribe();
     let mut counts = Vec::new();

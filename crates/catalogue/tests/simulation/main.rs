@@ -8,6 +8,7 @@
 
 mod actors;
 mod checks;
+mod edges;
 mod faults;
 mod net;
 mod world;
