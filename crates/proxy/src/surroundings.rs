@@ -19,7 +19,6 @@ pub struct Surroundings {
     pub worker: Arc<dyn Waker>,
     /// `None`: this edge talks to no other one (a platform of one node).
     pub backhaul: Option<Arc<dyn BackhaulTls>>,
-    pub idle: Arc<dyn IdleJudge>,
     pub access_log: Arc<dyn AccessLog>,
 }
 
@@ -122,31 +121,6 @@ pub trait BackhaulTls: Send + Sync + 'static {
 
     /// Whose certificate this is; `None` when it is no node of the platform.
     fn identify(&self, chain: &[CertificateDer<'_>]) -> Option<NodeName>;
-}
-
-/// Which idle machines to stop now. Decisions only: see [`IdleMachine`] for what is known.
-pub trait IdleJudge: Send + Sync + 'static {
-    /// Machines of `machines` that should stop.
-    fn judge(&self, snapshot: &Snapshot, machines: &[IdleMachine]) -> Vec<IdleVerdict>;
-}
-
-/// A started machine of this node, at least one service of which has autostop.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IdleMachine {
-    pub machine: MachineId,
-    pub app: AppName,
-    pub region: RegionCode,
-    pub version: MachineVersion,
-    /// Open requests, upgraded connections and streams now.
-    pub open: u32,
-    /// Since the end of the last request, the machine's start, or this edge's start; whichever is latest.
-    pub idle_for: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IdleVerdict {
-    pub machine: MachineId,
-    pub suspend: bool,
 }
 
 /// Takes one entry for each finished request. Must not block.

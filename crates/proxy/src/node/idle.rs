@@ -1,16 +1,18 @@
-//! Stops machines of this node that nobody uses. Which ones is the judge's decision; here the facts
-//! are gathered and the gate is kept: a machine being stopped lets nobody in, and who waits at the
-//! gate meanwhile wakes it again.
+//! Stops machines of this node that nobody uses. Which ones is decided by the rollout rules; here the
+//! facts are gathered and the gate is kept: a machine being stopped lets nobody in, and who waits at
+//! the gate meanwhile wakes it again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
-use atoll_model::MachineState;
+use atoll_catalogue::Snapshot;
 use atoll_model::row::MachineRow;
 use atoll_model::service::Autostop;
+use atoll_model::{AppName, MachineId, MachineState};
+use atoll_rollout::autostop::{Activity, Candidate, Rest, judge};
 
 use crate::core::Edge;
-use crate::surroundings::{IdleMachine, IdleVerdict};
 
 /// Looks once in every check interval, until the edge ends.
 pub(crate) async fn run(edge: Arc<Edge>) {
@@ -24,38 +26,79 @@ pub(crate) async fn run(edge: Arc<Edge>) {
 
 fn check(edge: &Arc<Edge>) {
     let snapshot = edge.surroundings.routes.snapshot();
+    let here = &edge.config.node;
+    edge.machines.retain(|id| snapshot.machine(id).is_some_and(|row| row.node == *here));
     let now = Instant::now();
-    edge.machines.retain(|id| snapshot.machine(id).is_some_and(|row| row.node == edge.config.node));
-    let candidates: Vec<IdleMachine> = snapshot
-        .machines()
-        .filter(|row| row.node == edge.config.node && may_idle(row))
-        .map(|row| {
-            let (open, idle_for) = edge.machines.enter(row).idleness(row, now);
-            IdleMachine {
-                machine: row.id,
-                app: row.app.clone(),
-                region: row.region,
-                version: row.version,
-                open,
-                idle_for,
+    let unix_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis);
+    for app in apps_to_judge(&snapshot, edge) {
+        let own_activity = |row: &MachineRow| match row.node == *here {
+            true => Some(edge.machines.enter(row).idleness(row, now)),
+            false => None,
+        };
+        for (id, rest) in judge_app(&snapshot, &app, edge, own_activity, unix_ms) {
+            match snapshot.machine(&id) {
+                Some(row) if row.node == *here => stop(edge, row.clone(), rest),
+                // Its own node judges it.
+                _ => {}
             }
-        })
-        .collect();
-    if candidates.is_empty() {
-        return;
-    }
-    for verdict in edge.surroundings.idle.judge(&snapshot, &candidates) {
-        if let Some(row) = snapshot.machine(&verdict.machine) {
-            stop(edge, row.clone(), verdict);
         }
     }
 }
 
-fn may_idle(row: &MachineRow) -> bool {
-    row.state == MachineState::Started && row.services.iter().any(|service| service.service.autostop() != Autostop::Off)
+/// Apps with a machine on this node that may be stopped for idleness.
+fn apps_to_judge(snapshot: &Snapshot, edge: &Edge) -> BTreeSet<AppName> {
+    let may_idle = |row: &MachineRow| {
+        row.node == edge.config.node
+            && row.state == MachineState::Started
+            && row.services.iter().any(|service| service.service.autostop() != Autostop::Off)
+    };
+    snapshot.machines().filter(|row| may_idle(row)).map(|row| row.app.clone()).collect()
 }
 
-fn stop(edge: &Arc<Edge>, row: Arc<MachineRow>, verdict: IdleVerdict) {
+/// Judges all machines of an app in this region: what runs on other nodes counts for the minimum.
+fn judge_app(
+    snapshot: &Snapshot,
+    app: &AppName,
+    edge: &Edge,
+    own_activity: impl Fn(&MachineRow) -> Option<(u32, Duration)>,
+    unix_ms: u64,
+) -> Vec<(MachineId, Rest)> {
+    let region = edge.config.region;
+    let machines: Vec<Candidate> = snapshot
+        .machines_of(app)
+        .iter()
+        .filter(|row| row.region == region)
+        .map(|row| candidate(row, own_activity(row), unix_ms))
+        .collect();
+    judge(&machines, region, snapshot.app(app).and_then(|app| app.primary_region), unix_ms)
+}
+
+/// `activity`: open requests and for how long there have been none; `None` when another node knows.
+fn candidate(row: &MachineRow, activity: Option<(u32, Duration)>, unix_ms: u64) -> Candidate {
+    let (open, idle_for) = activity.unwrap_or_default();
+    let idle_since_ms = unix_ms.saturating_sub(millis(idle_for));
+    let services = row.services.iter().map(|row| Activity {
+        autostop: row.service.autostop(),
+        idle_timeout: row.service.idle_timeout().0,
+        min_machines_running: row.service.min_machines_running.unwrap_or(0),
+        open: u64::from(open),
+        last_activity_ms: idle_since_ms,
+    });
+    Candidate {
+        id: row.id,
+        group: row.process_group.clone(),
+        state: row.state,
+        cordoned: row.cordoned,
+        started_at_ms: idle_since_ms,
+        services: services.collect(),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn stop(edge: &Arc<Edge>, row: Arc<MachineRow>, rest: Rest) {
     let machine = edge.machines.enter(&row);
     // A row that still says "started" after we stopped it is no reason to stop it again.
     if machine.running(&row, Instant::now()) == Some(false) || !machine.begin_stop() {
@@ -63,7 +106,7 @@ fn stop(edge: &Arc<Edge>, row: Arc<MachineRow>, verdict: IdleVerdict) {
     }
     let edge = edge.clone();
     tokio::spawn(async move {
-        let call = edge.surroundings.worker.idle(row.id, row.version, verdict.suspend);
+        let call = edge.surroundings.worker.idle(row.id, row.version, rest == Rest::Suspend);
         let stopped = match tokio::time::timeout(edge.config.timeouts.idle_stop, call).await {
             Ok(Ok(())) => {
                 edge.counters.idle_stops.one();

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use atoll_model::GoDuration;
+use atoll_model::row::MachineRow;
 use atoll_model::service::Autostop;
 use atoll_proxy::surroundings::WakeError;
 
@@ -86,17 +88,40 @@ async fn another_machine_serves_when_one_cannot_be_woken() {
     assert_eq!(reply.text(), "good 1");
 }
 
+fn stops_after(row: &mut MachineRow, autostop: Autostop, idle_ms: u64) {
+    let service = &mut Arc::get_mut(&mut row.services).unwrap()[0].service;
+    service.autostop = Some(autostop);
+    service.idle_timeout = Some(GoDuration::from_millis(idle_ms));
+}
+
+#[tokio::test]
+async fn in_the_primary_region_the_minimum_keeps_running() {
+    let platform = Platform::new();
+    let ams = platform.node("ams1", "ams");
+    let nrt = platform.node("nrt1", "nrt");
+    let app = platform.app_with("web", |app| app.primary_region = Some("ams".parse().unwrap()));
+    let mut machines = Vec::new();
+    for node in [&ams, &ams, &nrt] {
+        let machine = Machine::started("m", App::hello()).await;
+        platform.host_with(node, &app, &machine, |row| {
+            stops_after(row, Autostop::Stop, 50);
+            Arc::get_mut(&mut row.services).unwrap()[0].service.min_machines_running = Some(1);
+        });
+        machines.push(machine);
+    }
+    let running = || machines.iter().map(|machine| machine.is_running()).collect::<Vec<_>>();
+    eventually("all but one are stopped", async || running() == [true, false, false]).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(machines[0].is_running(), "the minimum was stopped");
+}
+
 #[tokio::test]
 async fn an_idle_machine_stops_and_the_next_request_wakes_it() {
     let platform = Platform::new();
     let ams = platform.node("ams1", "ams");
     let app = platform.app("web");
     let machine = Machine::started("m1", App::slow(Duration::from_millis(200))).await;
-    let id = platform.host_with(&ams, &app, &machine, |row| {
-        Arc::get_mut(&mut row.services).unwrap()[0].service.autostop = Some(Autostop::Suspend);
-    });
-    ams.judge.suspend.store(true, Ordering::SeqCst);
-    *ams.judge.idle_after.lock().unwrap() = Some(Duration::from_millis(100));
+    let id = platform.host_with(&ams, &app, &machine, |row| stops_after(row, Autostop::Suspend, 100));
     let client = Client::new(ams.http, "web.localhost");
     assert_eq!(client.get("/").await.text(), "m1", "a request longer than the idle time is not idleness");
     eventually("it is stopped", async || !machine.is_running()).await;
@@ -114,11 +139,8 @@ async fn no_request_is_lost_between_stopping_and_waking() {
     let nrt = platform.node("nrt1", "nrt");
     let app = platform.app("web");
     let machine = Machine::started("m1", App::hello()).await;
-    platform.host_with(&ams, &app, &machine, |row| {
-        Arc::get_mut(&mut row.services).unwrap()[0].service.autostop = Some(Autostop::Stop);
-    });
     // As mean as possible: it is stopped whenever nobody is inside.
-    *ams.judge.idle_after.lock().unwrap() = Some(Duration::ZERO);
+    platform.host_with(&ams, &app, &machine, |row| stops_after(row, Autostop::Stop, 0));
     let senders: Vec<_> = (0..4)
         .map(|sender| {
             let entry = if sender % 2 == 0 { ams.http } else { nrt.http };

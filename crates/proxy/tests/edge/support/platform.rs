@@ -11,9 +11,7 @@ use atoll_model::address::NetworkId;
 use atoll_model::row::{AppRow, CertificateRow, MachineRow, NodeRow, NodeState, ServiceRow};
 use atoll_model::service::{Handler, LoadBucket, Port, Protocol, Service};
 use atoll_model::{AppName, MachineId, MachineState, MachineVersion, NodeName, Row, RowKey};
-use atoll_proxy::surroundings::{
-    AccessEntry, AccessLog, IdleJudge, IdleMachine, IdleVerdict, SharedRoutes, Surroundings,
-};
+use atoll_proxy::surroundings::{AccessEntry, AccessLog, SharedRoutes, Surroundings};
 use atoll_proxy::{EdgeConfig, EdgeHandle, Listener, Listeners};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -92,29 +90,10 @@ pub struct Node {
     pub tcp: SocketAddr,
     pub worker: Arc<Worker>,
     pub edge: Option<EdgeHandle>,
-    pub judge: Arc<Judge>,
     pub log: Arc<Log>,
     pub frozen: Arc<AtomicBool>,
     /// Held like a supervisor would: connections wait here while no edge runs.
     pub sockets: [StdListener; 4],
-}
-
-/// Stops what has been idle for so long; off by default.
-#[derive(Default)]
-pub struct Judge {
-    pub idle_after: Mutex<Option<Duration>>,
-    pub suspend: AtomicBool,
-}
-
-impl IdleJudge for Judge {
-    fn judge(&self, _: &Snapshot, machines: &[IdleMachine]) -> Vec<IdleVerdict> {
-        let Some(idle_after) = *self.idle_after.lock().unwrap() else { return Vec::new() };
-        machines
-            .iter()
-            .filter(|machine| machine.open == 0 && machine.idle_for >= idle_after)
-            .map(|machine| IdleVerdict { machine: machine.machine, suspend: self.suspend.load(Ordering::SeqCst) })
-            .collect()
-    }
 }
 
 #[derive(Default)]
@@ -199,7 +178,6 @@ impl Platform {
             tcp: sockets[3].local_addr().unwrap(),
             worker: Worker::new(),
             edge: None,
-            judge: Arc::default(),
             log: Arc::default(),
             frozen: Arc::default(),
             sockets,
@@ -237,7 +215,6 @@ impl Platform {
             routes,
             worker: node.worker.clone(),
             backhaul: Some(NodeTls::new(&self.authority, node.name.as_str())),
-            idle: node.judge.clone(),
             access_log: node.log.clone(),
         };
         let [http, https, backhaul, tcp] = &node.sockets;
