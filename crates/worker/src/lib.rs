@@ -19,6 +19,7 @@ mod launch;
 mod lease;
 mod logs;
 mod machine;
+pub mod network;
 mod row;
 pub mod seams;
 mod store;

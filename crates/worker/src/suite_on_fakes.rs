@@ -1,11 +1,16 @@
-//! The behavioural suite over the fakes.
+//! The behavioural suite over the fakes, and what only a fake host can show: rows, checks, records
+//! that cannot be written, agents that die between any two steps.
+
+mod adoption;
+mod crash;
+mod routing;
 
 use std::sync::Arc;
 
 use crate::Worker;
 use crate::fake::World;
-use crate::seams::NoHook;
-use crate::suite::{Programs, Stage, lifecycle};
+use crate::seams::{NoHook, StepHook};
+use crate::suite::{Programs, Stage, access, lifecycle};
 
 const PROGRAMS: Programs = Programs {
     serve: &["serve", "8080"],
@@ -14,11 +19,18 @@ const PROGRAMS: Programs = Programs {
     exit_0: &["exit", "0"],
     stubborn: &["stubborn"],
     nonsense: &["nonsense"],
+    print_key: &["print"],
 };
 
+const IMAGE: &str = "sha256:test";
+
 async fn stage(world: &Arc<World>) -> Stage {
-    let agent = Worker::start(world.config(), world.deps(Arc::new(NoHook))).await.unwrap();
-    Stage { agent, programs: PROGRAMS, image: "sha256:test".into() }
+    stage_with(world, Arc::new(NoHook)).await
+}
+
+async fn stage_with(world: &Arc<World>, hook: Arc<dyn StepHook>) -> Stage {
+    let agent = Worker::start(world.config(), world.deps(hook)).await.unwrap();
+    Stage { agent, programs: PROGRAMS, image: IMAGE.into() }
 }
 
 macro_rules! suite {
@@ -46,4 +58,12 @@ suite! {
     lifecycle::an_update_replaces_and_keeps_the_run_state,
     lifecycle::a_wake_returns_when_the_port_accepts,
     lifecycle::a_restart_is_a_new_boot,
+    access::a_lease_keeps_others_from_changing_the_machine,
+    access::waiting_is_level_triggered_and_knows_versions,
+    access::metadata_changes_without_a_new_version,
+    access::a_command_runs_beside_the_main_process,
+    access::a_suspended_machine_goes_on_where_it_was,
+    access::an_idle_machine_is_stopped_unless_it_has_changed,
+    access::logs_tell_what_the_node_did,
+    access::a_machine_that_does_not_fit_is_refused,
 }

@@ -21,7 +21,7 @@ use atoll_rpc::contract::EarlierVersion;
 use super::acting::finished_by;
 use super::effects::LaunchError;
 use super::restart::{WINDOW, verdict};
-use super::step::{Cause, Effect, Input, Phase, Step, Verdict, step};
+use super::step::{Cause, Effect, Input, Next, Phase, Step, Verdict, step};
 use super::{Envelope, Handle, QUEUE, Sealed, Snapshot, events};
 use crate::agent::Registry;
 use crate::calls::StopOptions;
@@ -182,27 +182,31 @@ pub fn spawn(context: Arc<Context>, origin: Origin) -> Handle {
         context,
         log,
     };
-    task.state.phase = origin.first.phase;
+    let before = std::mem::replace(&mut task.state.phase, origin.first.phase);
     // The row goes out before anybody can ask: an edge that reconnects must find every machine.
     task.publish();
     tokio::spawn(async move {
-        task.begin(origin.first.effects, origin.exit).await;
+        task.begin(before, origin.first.effects, origin.exit).await;
         task.work(requests).await;
     });
     Handle { id, inbox, snapshot: observers }
 }
 
 impl Task {
-    async fn begin(&mut self, effects: Vec<Effect>, exit: Option<Exit>) {
+    async fn begin(&mut self, before: Phase, effects: Vec<Effect>, exit: Option<Exit>) {
         if let Some(running) = self.running.clone() {
             self.state.boot_id = Some(running.boot_id().to_owned());
             self.watch_run(running);
         }
+        let mut writes = Vec::new();
         if let Some(exit) = exit {
-            self.note_exit(&exit, matches!(self.state.phase, Phase::Clearing { .. }), false);
+            let requested = matches!(before, Phase::Ending { .. });
+            let restarting = matches!(self.state.phase, Phase::Clearing { then: Next::BackOff { .. } });
+            let request = self.note_exit(&exit, requested, restarting);
+            writes.push(self.event("exit", "stopped", events::BY_NODE.to_owned(), Some(request)));
         }
         self.arm_purge();
-        let recorded = self.record(Vec::new(), &effects).await;
+        let recorded = self.record(writes, &effects).await;
         self.perform(effects, &recorded);
         self.publish();
     }
@@ -257,7 +261,7 @@ impl Task {
                 self.health = Health::fresh(&self.sealed.bundle.config, woken, &now);
                 self.running = Some(running.clone());
                 self.watch_run(running);
-                self.log.line(self.context.now_ms(), "Machine started").await;
+                self.note("Machine started").await;
                 Input::Launched
             }
             Done::Launched(Err(error)) => {
@@ -266,7 +270,7 @@ impl Task {
                 if !matches!(error, LaunchError::Cancelled) {
                     self.fail(chain(&error));
                     let text = format!("Machine did not start: {}", chain(&error));
-                    self.log.line(self.context.now_ms(), &text).await;
+                    self.note(&text).await;
                 }
                 Input::LaunchFailed { verdict }
             }
@@ -274,16 +278,12 @@ impl Task {
             Done::Exited { exit, .. } => return self.exited(exit).await,
             Done::Paused(Ok(())) => Input::Paused,
             Done::Paused(Err(error)) => {
-                self.log
-                    .line(self.context.now_ms(), &format!("Cannot suspend, stopping instead: {}", chain(&error)))
-                    .await;
+                self.note(&format!("Cannot suspend, stopping instead: {}", chain(&error))).await;
                 Input::PauseFailed
             }
             Done::Resumed(Ok(())) => Input::Resumed,
             Done::Resumed(Err(error)) => {
-                self.log
-                    .line(self.context.now_ms(), &format!("Cannot resume, starting afresh: {}", chain(&error)))
-                    .await;
+                self.note(&format!("Cannot resume, starting afresh: {}", chain(&error))).await;
                 Input::ResumeFailed
             }
             Done::Told(what, result) => {
@@ -311,7 +311,7 @@ impl Task {
             (false, Some(signal)) => format!("Machine was ended by signal {signal}"),
             (false, None) => format!("Machine exited with code {}", exit.code),
         };
-        self.log.line(self.context.now_ms(), &text).await;
+        self.note(&text).await;
         if !requested {
             self.fail(text);
         }
@@ -343,10 +343,14 @@ impl Task {
         self.advance_later(Input::RemoveDone).await;
         drop(self.context.store.write(vec![Write::ForgetSecrets { machine: self.id }]).await);
         self.sealed.sealed = Arc::from([]);
-        self.context.registry.release(self.id);
-        self.context.deps.rows.delete(RowKey::Machine(self.id));
-        self.published = None;
         self.arm_purge();
+    }
+
+    /// A line in the machine's log, unless its folder is being removed.
+    async fn note(&self, text: &str) {
+        if !matches!(self.state.phase, Phase::Removing | Phase::Removed) {
+            self.log.line(self.context.now_ms(), text).await;
+        }
     }
 
     fn arm_purge(&mut self) {
@@ -470,6 +474,11 @@ impl Task {
             self.state = before;
             self.events.truncate(events_before);
             return Err(error);
+        }
+        if phase == Phase::Removed && before.phase != phase {
+            // Queued behind the record above: whoever gets the slot next is recorded after it.
+            self.context.registry.release(self.id);
+            self.context.deps.rows.delete(RowKey::Machine(self.id));
         }
         self.perform(effects, &recorded);
         self.publish();

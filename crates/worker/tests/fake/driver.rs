@@ -28,8 +28,8 @@ pub struct FakeMachine {
     boot_id: String,
     program: Vec<String>,
     exit: watch::Sender<Option<Exit>>,
-    pub paused: AtomicBool,
-    pub requests: Arc<AtomicU32>,
+    paused: AtomicBool,
+    requests: Arc<AtomicU32>,
 }
 
 /// Where fake machines run: not the runtime of any agent.
@@ -39,7 +39,7 @@ fn host() -> &'static tokio::runtime::Runtime {
 }
 
 impl FakeMachine {
-    fn end(&self, code: i32, signal: Option<i32>, oom_killed: bool) {
+    pub fn end(&self, code: i32, signal: Option<i32>, oom_killed: bool) {
         self.exit.send_if_modified(|exit| {
             let first = exit.is_none();
             if first {
@@ -53,7 +53,7 @@ impl FakeMachine {
         if self.ended() { Err(DriverError::NotRunning { machine: self.id }) } else { Ok(()) }
     }
 
-    fn ended(&self) -> bool {
+    pub fn ended(&self) -> bool {
         self.exit.borrow().is_some()
     }
 }

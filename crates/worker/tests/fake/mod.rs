@@ -78,6 +78,15 @@ impl World {
         }
     }
 
+    /// The host loses its processes, namespaces and cgroups; disks stay.
+    pub fn reboot(&self) {
+        for (_, machine) in self.machines.lock().unwrap().drain() {
+            machine.end(137, Some(9), false);
+        }
+        self.attached.lock().unwrap().clear();
+        self.cgroups.lock().unwrap().clear();
+    }
+
     fn address(&self, slot: u32) -> Ipv4Addr {
         Ipv4Addr::new(127, self.block, (slot >> 8) as u8, (slot & 255) as u8 + 1)
     }

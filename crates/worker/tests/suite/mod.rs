@@ -1,6 +1,7 @@
 //! What an agent promises, whatever driver is under it. Each function takes a [`Stage`] and panics
 //! where a promise is broken.
 
+pub mod access;
 pub mod lifecycle;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub struct Programs {
     pub stubborn: &'static [&'static str],
     /// Cannot be executed.
     pub nonsense: &'static [&'static str],
+    /// As a command beside the main process: prints `$KEY` and ends with code 7.
+    pub print_key: &'static [&'static str],
 }
 
 /// An agent with what tests need to know of its surroundings.

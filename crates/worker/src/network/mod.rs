@@ -1,0 +1,150 @@
+//! Networks of machines on this node: a namespace and a veth pair for each run, host routes, a
+//! private IPv4 address behind NAT and the machine's 6PN address.
+//!
+//! ```text
+//!   machine's namespace                     host
+//!   eth0  <ipv4>/32  <6pn>/128  ◄──veth──►  atl<8 hex><slot>  <gateway>/32  fe80::1/64
+//!   default via <gateway>                   <ipv4>/32 and <6pn>/128 dev atl…, static neighbours
+//! ```
+//!
+//! No bridge: what a machine may reach is a matter of routes and of one nftables table
+//! ([`rules`]). Interfaces of one private network share an interface group, which is all that the
+//! start of a machine has to set; nothing on that path runs a program or waits for ARP.
+//!
+//! Names derive from the instance and the slot, so that a later agent finds everything again.
+//! Interface names have 15 characters at most: `atl`, the instance's 8 hex, 4 for the slot.
+
+mod block;
+mod host;
+mod link;
+mod namespace;
+mod netlink;
+mod rules;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use ipnet::Ipv4Net;
+
+use atoll_model::address::NetworkId;
+
+use crate::seams::{MachineNetworks, NetworkError, NetworkPlan};
+use block::Block;
+use link::Names;
+use namespace::Pool;
+
+/// What the networks are told at the start.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// Names every kernel object.
+    pub instance: u32,
+    /// Where the chosen block is remembered.
+    pub state_dir: PathBuf,
+    /// Private IPv4 addresses for machines; `None`: a /16 that overlaps no route of the host.
+    pub block: Option<Ipv4Net>,
+    /// Namespaces kept ready for the next starts. Default 4.
+    pub ready_namespaces: usize,
+}
+
+/// The networks of this host's machines. Needs root.
+pub struct HostNetworks {
+    names: Names,
+    block: Block,
+    pool: Arc<Pool>,
+    /// Networks whose machines may already talk to each other here.
+    admitted: Mutex<BTreeSet<NetworkId>>,
+}
+
+fn failed(action: impl Into<String>) -> impl FnOnce(io::Error) -> NetworkError {
+    let action = action.into();
+    move |source| NetworkError { action, source }
+}
+
+impl HostNetworks {
+    /// Chooses or finds the block, turns forwarding on and begins to make namespaces.
+    pub async fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
+        let names = Names { instance: config.instance };
+        let block = blocking({
+            let config = config.clone();
+            move || {
+                host::forward().map_err(failed("turn IP forwarding on"))?;
+                host::claim_block(names, &config)
+            }
+        })
+        .await?;
+        let pool = Pool::start(config.ready_namespaces).map_err(failed("make namespaces"))?;
+        Ok(Self { names, block, pool: Arc::new(pool), admitted: Mutex::default() })
+    }
+
+    /// Where machines' addresses lie.
+    pub fn block(&self) -> Ipv4Net {
+        self.block.net()
+    }
+
+    /// Removes every kernel object of this instance.
+    pub async fn remove_all(&self) -> Result<(), NetworkError> {
+        self.sweep(BTreeSet::new()).await?;
+        rules::run(rules::removal(self.names)).await?;
+        let (names, block) = (self.names, self.block);
+        blocking(move || host::release_block(names, block)).await
+    }
+
+    /// Removes interfaces and namespaces of slots that no machine holds.
+    async fn sweep(&self, machines: BTreeSet<String>) -> Result<(), NetworkError> {
+        let names = self.names;
+        blocking(move || host::sweep(names, &machines)).await
+    }
+}
+
+/// Netlink calls wait for the kernel, so they run beside the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
+) -> Result<T, NetworkError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(NetworkError { action: "finish a network change".into(), source: io::Error::other(error) }),
+    }
+}
+
+#[async_trait]
+impl MachineNetworks for HostNetworks {
+    fn ipv4(&self, slot: u32) -> Ipv4Addr {
+        self.block.address(slot)
+    }
+
+    fn capacity(&self) -> u32 {
+        self.block.capacity().min(link::MAX_SLOTS)
+    }
+
+    async fn attach(&self, plan: &NetworkPlan) -> Result<PathBuf, NetworkError> {
+        let (names, block, pool, plan) = (self.names, self.block, self.pool.clone(), *plan);
+        blocking(move || link::attach(names, block, &pool, &plan)).await
+    }
+
+    async fn detach(&self, plan: &NetworkPlan) -> Result<(), NetworkError> {
+        let (names, plan) = (self.names, *plan);
+        blocking(move || link::detach(names, &plan)).await
+    }
+
+    async fn reconcile(&self, plans: &[NetworkPlan]) -> Result<(), NetworkError> {
+        let networks: BTreeSet<NetworkId> = plans.iter().map(|plan| plan.network).collect();
+        rules::run(rules::table(self.names, self.block, &networks)).await?;
+        *self.admitted.lock().unwrap_or_else(PoisonError::into_inner) = networks;
+        let held = plans.iter().flat_map(|plan| [self.names.link(plan.slot), self.names.namespace(plan.machine)]);
+        self.sweep(held.collect()).await
+    }
+
+    async fn admit(&self, network: NetworkId) -> Result<(), NetworkError> {
+        let known = self.admitted.lock().unwrap_or_else(PoisonError::into_inner).contains(&network);
+        if !known {
+            // Adding an element again changes nothing, so two at once are harmless.
+            rules::run(rules::admission(self.names, network)).await?;
+            self.admitted.lock().unwrap_or_else(PoisonError::into_inner).insert(network);
+        }
+        Ok(())
+    }
+}

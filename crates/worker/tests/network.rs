@@ -1,0 +1,288 @@
+//! Networks of machines on a real kernel: each test is a host of its own, in namespaces that vanish
+//! with it. Needs root, iproute2 and nftables.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+use atoll_model::MachineId;
+use atoll_model::address::{NetworkId, machine_address};
+use atoll_worker::network::{HostNetworks, NetworkConfig};
+use atoll_worker::seams::{MachineNetworks, NetworkPlan};
+
+const INSTANCE: u32 = 0x1a2b_3c4d;
+/// Long enough for a busy machine, short enough for the tests that expect silence.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+/// Runs the test on a host of its own: a network namespace and a private `/run`.
+fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(PathBuf) -> F + Send + 'static) {
+    assert!(rustix::process::geteuid().is_root(), "network tests make namespaces: run them as root");
+    let host = std::thread::spawn(move || {
+        // SAFETY: this thread is the test's own and nothing on it depends on the namespaces left.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.unwrap();
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).unwrap();
+        ip("link set lo up");
+        let state = tempfile::tempdir().unwrap();
+        // Threads inherit the namespaces of the thread that makes them.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(test(state.path().to_path_buf()));
+    });
+    if let Err(panic) = host.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn open(state: &Path, instance: u32) -> HostNetworks {
+    let config = NetworkConfig { instance, state_dir: state.to_path_buf(), block: None, ready_namespaces: 2 };
+    let networks = HostNetworks::open(config).await.unwrap();
+    networks.reconcile(&[]).await.unwrap();
+    networks
+}
+
+fn plan(slot: u32, network: u32) -> NetworkPlan {
+    NetworkPlan {
+        machine: MachineId::from_random(u64::from(slot) + 1),
+        slot,
+        network: NetworkId(network),
+        ipv6: machine_address(NetworkId(network), 1, slot + 1),
+    }
+}
+
+async fn machine(networks: &HostNetworks, plan: &NetworkPlan) -> PathBuf {
+    networks.admit(plan.network).await.unwrap();
+    networks.attach(plan).await.unwrap()
+}
+
+/// Runs `work` in a machine's namespace.
+fn inside<T: Send + 'static>(namespace: &Path, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let namespace = std::fs::File::open(namespace).unwrap();
+    let thread = std::thread::spawn(move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        work()
+    });
+    thread.join().unwrap()
+}
+
+/// A server in the namespace that answers each connection with the peer's address.
+fn serve(namespace: &Path, address: impl Into<IpAddr>) -> SocketAddr {
+    let address = address.into();
+    inside(namespace, move || serve_here(address))
+}
+
+fn serve_here(address: IpAddr) -> SocketAddr {
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    let at = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, peer)) = listener.accept() {
+            // The peer may have gone away.
+            let _ = write!(stream, "{}", peer.ip());
+        }
+    });
+    at
+}
+
+/// What the server said of us, or why it could not be asked.
+fn ask(server: SocketAddr) -> Result<String, String> {
+    let mut stream = TcpStream::connect_timeout(&server, PATIENCE).map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).map_err(|error| error.to_string())?;
+    Ok(text)
+}
+
+#[test]
+fn the_host_reaches_a_machine_at_both_addresses() {
+    on_a_host(|state| async move {
+        let networks = open(&state, INSTANCE).await;
+        let plan = plan(0, 7);
+        let namespace = machine(&networks, &plan).await;
+        let gateway = Ipv4Addr::from_bits(networks.block().network().to_bits() + 1);
+        assert_eq!(ask(serve(&namespace, networks.ipv4(0))).unwrap(), gateway.to_string());
+        assert!(ask(serve(&namespace, plan.ipv6)).is_ok());
+        assert!(ask(serve(&namespace, Ipv4Addr::UNSPECIFIED)).is_err(), "port on another address");
+    });
+}
+
+#[test]
+fn machines_reach_their_own_network_alone() {
+    on_a_host(|state| async move {
+        let networks = open(&state, INSTANCE).await;
+        let (a, b, stranger) = (plan(0, 7), plan(1, 7), plan(2, 8));
+        let a_namespace = machine(&networks, &a).await;
+        let b_namespace = machine(&networks, &b).await;
+        let stranger_namespace = machine(&networks, &stranger).await;
+        let server = serve(&b_namespace, b.ipv6);
+        assert_eq!(inside(&a_namespace, move || ask(server)).unwrap(), a.ipv6.to_string());
+        assert!(inside(&stranger_namespace, move || ask(server)).is_err(), "another network was let in");
+        let by_ipv4 = serve(&b_namespace, networks.ipv4(1));
+        assert!(inside(&a_namespace, move || ask(by_ipv4)).is_err(), "machines met by IPv4");
+        assert!(ask(by_ipv4).is_ok());
+    });
+}
+
+#[test]
+fn the_nodes_own_services_are_out_of_reach() {
+    on_a_host(|state| async move {
+        let networks = open(&state, INSTANCE).await;
+        let namespace = machine(&networks, &plan(0, 7)).await;
+        let gateway = Ipv4Addr::from_bits(networks.block().network().to_bits() + 1);
+        let service = serve_here(gateway.into());
+        assert!(ask(service).is_ok());
+        assert!(inside(&namespace, move || ask(service)).is_err());
+        let link_local = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+        let port = link_local.local_addr().unwrap().port();
+        let answer = inside(&namespace, move || {
+            let scoped = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), port, 0, 2);
+            TcpStream::connect_timeout(&scoped.into(), PATIENCE).map(|_| ())
+        });
+        assert!(answer.is_err());
+    });
+}
+
+#[test]
+fn a_forged_source_is_dropped() {
+    on_a_host(|state| async move {
+        let networks = open(&state, INSTANCE).await;
+        let (a, b) = (plan(0, 7), plan(1, 7));
+        let a_namespace = machine(&networks, &a).await;
+        let b_namespace = machine(&networks, &b).await;
+        // The receiver counts datagrams; the forger sends as another machine of its network.
+        let receiver = inside(&b_namespace, move || {
+            let socket = std::net::UdpSocket::bind((b.ipv6, 0)).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        });
+        let target = receiver.local_addr().unwrap();
+        let forged = machine_address(NetworkId(7), 9, 9);
+        inside(&a_namespace, move || {
+            ip(&format!("-6 addr add {forged}/128 dev eth0 nodad"));
+            let socket = std::net::UdpSocket::bind((forged, 0)).unwrap();
+            socket.send_to(b"forged", target).unwrap();
+            let honest = std::net::UdpSocket::bind((a.ipv6, 0)).unwrap();
+            honest.send_to(b"honest", target).unwrap();
+        });
+        let mut first = [0; 16];
+        let (length, from) = receiver.recv_from(&mut first).unwrap();
+        assert_eq!((&first[..length], from.ip()), (b"honest".as_slice(), IpAddr::V6(a.ipv6)));
+    });
+}
+
+#[test]
+fn outgoing_ipv4_leaves_under_the_hosts_address() {
+    on_a_host(|state| async move {
+        ip("netns add outside");
+        ip("link add uplink type veth peer name eth0 netns outside");
+        ip("addr add 192.0.2.1/24 dev uplink");
+        ip("link set uplink up");
+        ip("-n outside addr add 192.0.2.9/24 dev eth0");
+        ip("-n outside link set eth0 up");
+        let networks = open(&state, INSTANCE).await;
+        let namespace = machine(&networks, &plan(0, 7)).await;
+        let outside = PathBuf::from("/run/netns/outside");
+        let server = serve(&outside, Ipv4Addr::new(192, 0, 2, 9));
+        assert_eq!(inside(&namespace, move || ask(server)).unwrap(), "192.0.2.1");
+        // Nobody out there can open a connection to a machine's private address.
+        let private = serve(&namespace, networks.ipv4(0));
+        inside(&outside, || ip("route add 10.0.0.0/8 via 192.0.2.1"));
+        assert!(inside(&outside, move || ask(private)).is_err());
+    });
+}
+
+#[test]
+fn what_is_removed_leaves_nothing_and_what_is_nobodys_is_found() {
+    on_a_host(|state| async move {
+        let networks = open(&state, INSTANCE).await;
+        let (kept, gone, orphan) = (plan(0, 7), plan(1, 7), plan(2, 7));
+        let kept_namespace = machine(&networks, &kept).await;
+        let gone_namespace = machine(&networks, &gone).await;
+        let orphan_namespace = machine(&networks, &orphan).await;
+        networks.detach(&gone).await.unwrap();
+        networks.detach(&gone).await.unwrap();
+        assert!(!gone_namespace.exists());
+        let block = networks.block();
+        drop(networks);
+
+        // The next agent finds its block, keeps what a machine holds and removes the rest.
+        let networks = open_again(&state, &[kept]).await;
+        assert_eq!(networks.block(), block);
+        assert!(kept_namespace.exists() && !orphan_namespace.exists());
+        assert!(ask(serve(&kept_namespace, networks.ipv4(0))).is_ok());
+        assert_eq!(ip("-o link").matches("atl1a2b3c4d").count(), 1);
+
+        // A fresh run of the same machine replaces the one before.
+        let again = machine(&networks, &kept).await;
+        assert!(ask(serve(&again, networks.ipv4(0))).is_ok());
+        networks.remove_all().await.unwrap();
+        assert!(!ip("-o link").contains("atl1a2b3c4d"));
+        assert!(!ip("route").contains("blackhole"));
+        let rules = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+        assert!(!String::from_utf8_lossy(&rules.stdout).contains("atoll-1a2b3c4d"));
+        assert_eq!(std::fs::read_dir("/run/netns").unwrap().count(), 0);
+    });
+}
+
+async fn open_again(state: &Path, held: &[NetworkPlan]) -> HostNetworks {
+    let config = NetworkConfig { instance: INSTANCE, state_dir: state.to_path_buf(), block: None, ready_namespaces: 2 };
+    let networks = HostNetworks::open(config).await.unwrap();
+    networks.reconcile(held).await.unwrap();
+    networks
+}
+
+#[test]
+fn two_instances_live_side_by_side() {
+    on_a_host(|state| async move {
+        ip("route add blackhole 10.77.0.0/16");
+        let other_state = state.join("other");
+        std::fs::create_dir(&other_state).unwrap();
+        // The same preference, since 0x4d and 0x4d + 336 begin at the same candidate.
+        let first = open(&state, 77).await;
+        let second = open(&other_state, 77 + 336).await;
+        let (a, b) = (plan(0, 7), plan(0, 7));
+        let a_namespace = machine(&first, &a).await;
+        let b_plan = NetworkPlan { ipv6: machine_address(NetworkId(7), 2, 1), ..b };
+        let b_namespace = machine(&second, &b_plan).await;
+        assert_ne!(first.block(), second.block());
+        assert_ne!(first.block().to_string(), "10.77.0.0/16");
+        assert!(ask(serve(&a_namespace, first.ipv4(0))).is_ok());
+        let server = serve(&b_namespace, second.ipv4(0));
+        assert!(ask(server).is_ok());
+        assert!(inside(&a_namespace, move || ask(server)).is_err(), "instances met");
+        first.remove_all().await.unwrap();
+        assert!(ask(server).is_ok());
+    });
+}
+
+#[test]
+fn a_namespace_is_made_in_milliseconds() {
+    on_a_host(|state| async move {
+        let networks = open(&state, INSTANCE).await;
+        let mut attach = Vec::new();
+        let mut detach = Vec::new();
+        for slot in 0..20 {
+            let plan = plan(slot, 7);
+            networks.admit(plan.network).await.unwrap();
+            let begun = std::time::Instant::now();
+            networks.attach(&plan).await.unwrap();
+            attach.push(begun.elapsed());
+            let begun = std::time::Instant::now();
+            networks.detach(&plan).await.unwrap();
+            detach.push(begun.elapsed());
+        }
+        attach.sort();
+        detach.sort();
+        println!("attach p50 {:?}, detach p50 {:?}", attach[10], detach[10]);
+        assert!(attach[10] < Duration::from_millis(50), "attach took {:?}", attach[10]);
+    });
+}
