@@ -93,6 +93,8 @@ pub(crate) enum Cause {
     ConnectRefused,
     ConnectTimedOut,
     ConnectFailed,
+    /// The machine does not speak the HTTP/2 its app promised.
+    H2Handshake,
     /// The exchange broke before a response came.
     Broken,
     /// The other edge could not be reached or broke off.
@@ -110,10 +112,11 @@ pub(crate) enum Cause {
 }
 
 /// Every cause with its code: the code is also how edges tell each other.
-const CAUSES: [(Cause, &str); 13] = [
+const CAUSES: [(Cause, &str); 14] = [
     (Cause::ConnectRefused, "PC02"),
     (Cause::ConnectTimedOut, "PC05"),
     (Cause::ConnectFailed, "PC06"),
+    (Cause::H2Handshake, "PU01"),
     (Cause::Broken, "PU02"),
     (Cause::PeerUnreachable, "PU03"),
     (Cause::NotHere, "PR02"),

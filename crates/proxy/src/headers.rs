@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use atoll_model::RegionCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::Scheme;
 use http::{Uri, Version};
 
 const FLY_CLIENT_IP: HeaderName = HeaderName::from_static("fly-client-ip");
@@ -172,6 +173,13 @@ fn append_to_list(headers: &mut HeaderMap, name: HeaderName, addition: &str) {
 /// For texts of our own: addresses, ids and codes are always valid header values.
 pub(crate) fn text(value: &str) -> HeaderValue {
     HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The URI of a request for a plain HTTP/2 server, which wants its host in it.
+pub(crate) fn absolute(uri: &Uri, headers: &HeaderMap) -> Option<Uri> {
+    let host = headers.get(header::HOST)?.to_str().ok()?;
+    let path = uri.path_and_query()?.clone();
+    Uri::builder().scheme(Scheme::HTTP).authority(host).path_and_query(path).build().ok()
 }
 
 /// The host a request is for, without port, in lower case.

@@ -26,6 +26,9 @@ use crate::select::Target;
 /// Stands for "the edge I am connected to"; the request's own host travels as a header.
 const AUTHORITY: &str = "edge";
 
+/// Tries to hand one request to a connection: the second finds a new one if the first had ended.
+const SENDS: usize = 2;
+
 /// Connections of one core to other edges, one a node.
 #[derive(Default)]
 pub(crate) struct Peers {
@@ -51,23 +54,28 @@ impl Peers {
         request: Request<RequestBody>,
     ) -> Result<Answer, Setback> {
         let node = &target.machine.node;
-        let mut connection = self.connection(&core.edge, node).await.map_err(|error| {
-            tracing::debug!(%node, error = %chain(&error), "another edge cannot be reached");
-            Setback::untouched(Cause::PeerUnreachable)
-        })?;
         let patience = terms.deadline.saturating_duration_since(Instant::now());
         let address = Address { machine: target.machine.id, port, last_resort: terms.last_resort, patience };
-        let request = for_peer(request, &address, upgrade).ok_or(Setback::untouched(Cause::Broken))?;
-        match connection.try_send_request(request).await {
-            Ok(response) => read_answer(response, upgrade.is_some()),
-            Err(mut error) => {
-                if error.take_message().is_some() {
-                    return Err(Setback::untouched(Cause::PeerUnreachable));
-                }
-                tracing::debug!(%node, error = %chain(error.error()), "an exchange with another edge broke");
-                Err(Setback::perhaps(Cause::PeerUnreachable))
+        let mut request = for_peer(request, &address, upgrade).ok_or(Setback::untouched(Cause::Broken))?;
+        for _ in 0..SENDS {
+            let mut connection = self.connection(&core.edge, node).await.map_err(|error| {
+                tracing::debug!(%node, error = %chain(&error), "another edge cannot be reached");
+                Setback::untouched(Cause::PeerUnreachable)
+            })?;
+            match connection.try_send_request(request).await {
+                Ok(response) => return read_answer(response, upgrade.is_some()),
+                Err(mut error) => match error.take_message() {
+                    // The connection had ended before; the next one is new.
+                    Some(unsent) => request = unsent,
+                    None => {
+                        let error = error.into_error();
+                        tracing::debug!(%node, error = %chain(&error), "an exchange with another edge broke");
+                        return Err(broken(&error));
+                    }
+                },
             }
         }
+        Err(Setback::untouched(Cause::PeerUnreachable))
     }
 
     /// Opens a raw connection to a service of the machine of `target`.
@@ -104,6 +112,15 @@ impl Peers {
     /// Closes connections to nodes that are no longer `kept`.
     pub fn retain(&self, kept: impl Fn(&NodeName) -> bool) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).retain(|node, _| kept(node));
+    }
+}
+
+/// A peer that refuses a stream promises not to have looked at it.
+fn broken(error: &hyper::Error) -> Setback {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    match source.and_then(h2::Error::reason) {
+        Some(h2::Reason::REFUSED_STREAM) => Setback::untouched(Cause::PeerUnreachable),
+        _ => Setback::perhaps(Cause::PeerUnreachable),
     }
 }
 

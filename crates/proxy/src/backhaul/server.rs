@@ -123,12 +123,14 @@ async fn forward(core: &Arc<Core>, mut request: Request<Incoming>) -> Result<Res
     let exchange = Exchange { core, row, service, terms };
     if protocol.as_ref().is_some_and(|protocol| wire::RAW == protocol.as_str()) {
         let (machine, permit) = open(&exchange).await?;
-        carry(core, async move {
+        let end = core.edge.shutdown.end.clone();
+        let copying = async move {
             if let Ok(client) = client.await {
                 copy_both_ways(TokioIo::new(client), machine).await;
             }
             drop(permit);
-        });
+        };
+        core.edge.tasks.spawn(async move { end.run_until_cancelled(copying).await });
         return Ok(Response::new(ClientBody::empty()));
     }
     match serve(&exchange, protocol.is_some(), for_machine(request, protocol.as_ref())).await? {
@@ -139,21 +141,15 @@ async fn forward(core: &Arc<Core>, mut request: Request<Incoming>) -> Result<Res
             Ok(response)
         }
         Answer::Tunnel(Tunnel { head, machine, permit }) => {
-            carry(core, async move {
-                run_tunnel(client, machine, permit).await;
-            });
+            let shutdown = core.edge.shutdown.clone();
+            let websocket = protocol.is_some_and(|protocol| protocol.as_str().eq_ignore_ascii_case("websocket"));
+            core.edge.tasks.spawn(async move { run_tunnel(&shutdown, websocket, client, machine, permit).await });
             let mut response = head.map(|()| ClientBody::empty());
             headers::strip_hop_by_hop(response.headers_mut());
             *response.status_mut() = StatusCode::OK;
             Ok(response)
         }
     }
-}
-
-/// Copies in a task of its own, until the edge ends.
-fn carry(core: &Core, copying: impl Future<Output = ()> + Send + 'static) {
-    let end = core.edge.shutdown.end.clone();
-    core.edge.tasks.spawn(async move { end.run_until_cancelled(copying).await });
 }
 
 /// What the sender believed is checked against what is known here.

@@ -9,6 +9,7 @@ mod request;
 mod search;
 mod tcp;
 mod tunnel;
+mod websocket;
 
 pub(crate) use accept::{Gate, accept};
 pub(crate) use certificates::Certificates;

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use atoll_model::MachineState;
 use atoll_model::row::MachineRow;
 use atoll_model::service::{LoadKind, Service};
-use http::{Request, Response, StatusCode};
-use hyper::client::conn::http1;
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 use super::machine::{Admission, Machine, Permit, WakePart};
@@ -86,6 +87,11 @@ pub(crate) async fn serve(
 ) -> Result<Answer, Setback> {
     let core = exchange.core;
     let mut visit = Visit::begin(exchange).await?;
+    if !upgrade && speaks_h2(visit.service) {
+        let stream = visit.connect().await?;
+        let response = send_h2(core, stream, request).await?;
+        return Ok(answer(response, visit.permit, None));
+    }
     let key = PoolKey { machine: exchange.row.id, version: exchange.row.version, port: visit.service.internal_port };
     // A reused connection may be half dead without our knowing: only requests that may be repeated
     // take one. With `connections` as the limit's unit each request has its own anyway.
@@ -249,6 +255,33 @@ async fn handshake(core: &Arc<Core>, stream: TcpStream) -> Result<Sender, Setbac
     Ok(sender)
 }
 
+/// Whether the machine wants HTTP/2 without TLS.
+fn speaks_h2(service: &Service) -> bool {
+    service.ports.iter().filter_map(|port| port.http_options.as_ref()).any(|options| options.h2_backend == Some(true))
+}
+
+/// One request over an HTTP/2 connection of its own.
+async fn send_h2(
+    core: &Arc<Core>,
+    stream: TcpStream,
+    mut request: Request<RequestBody>,
+) -> Result<Response<Incoming>, Setback> {
+    let uri = headers::absolute(request.uri(), request.headers()).ok_or(Setback::untouched(Cause::Broken))?;
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_2;
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .max_header_list_size(u32::try_from(core.edge.config.limits.header_bytes).unwrap_or(u32::MAX))
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Setback::untouched(Cause::H2Handshake))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "an HTTP/2 connection to a machine broke");
+        }
+    });
+    sender.send_request(request).await.map_err(|_| Setback::perhaps(Cause::Broken))
+}
+
 /// Connects within `limit`; small writes go out at once.
 pub(crate) async fn dial(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
     let stream = tokio::time::timeout(limit, TcpStream::connect(address))
@@ -258,7 +291,7 @@ pub(crate) async fn dial(address: SocketAddr, limit: Duration) -> io::Result<Tcp
     Ok(stream)
 }
 
-fn answer(mut response: Response<hyper::body::Incoming>, permit: Permit, give_back: Option<GiveBack>) -> Answer {
+fn answer(mut response: Response<Incoming>, permit: Permit, give_back: Option<GiveBack>) -> Answer {
     // A machine must not be taken for an edge.
     headers::strip_internal(response.headers_mut());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {

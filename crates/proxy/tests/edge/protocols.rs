@@ -1,5 +1,6 @@
 //! What passes through an edge arrives as it was sent: bodies, trailers, upgraded connections, TLS.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use crate::support::platform::Node;
 use crate::support::{App, Client, Machine, PATIENCE, Platform, eventually};
 
 /// An edge whose app runs on its own node, and one whose app runs elsewhere.
-async fn near_and_far(app: App) -> (Platform, Node, Node, std::sync::Arc<Machine>) {
+async fn near_and_far(app: App) -> (Platform, Node, Node, Arc<Machine>) {
     let platform = Platform::new();
     let near = platform.node("ams1", "ams");
     let far = platform.node("nrt1", "nrt");
@@ -242,5 +243,42 @@ async fn huge_headers_and_slow_clients_are_cut_off() {
     for slow in ["", "G", "GET / HTTP/1.1\r\nHost:"] {
         let reply = raw(&ams, slow).await;
         assert!(reply.is_empty() || reply.starts_with("HTTP/1.1 408"), "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn a_machine_may_ask_for_http2() {
+    let platform = Platform::new();
+    let near = platform.node("ams1", "ams");
+    let far = platform.node("nrt1", "nrt");
+    let name = platform.app("web");
+    let machine = Machine::started("m1", App::mirror()).await;
+    platform.host_with(&near, &name, &machine, |row| {
+        let service = &mut Arc::get_mut(&mut row.services).unwrap()[0].service;
+        service.ports[0].http_options = Some(serde_json::from_str(r#"{"h2_backend": true}"#).unwrap());
+    });
+    far.reaches(&near).await;
+    for entry in [near.http, far.http] {
+        let reply = Client::new(entry, "web.localhost").post("/rpc", "x").await;
+        assert!(reply.text().starts_with("POST http://web.localhost/rpc HTTP/2.0\n"), "{}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn an_edge_that_drains_says_goodbye_to_websockets() {
+    let (_platform, mut near, mut far, _machine) = near_and_far(App::websocket_echo()).await;
+    for node in [&mut far, &mut near] {
+        let stream = TcpStream::connect(node.http).await.unwrap();
+        let (mut socket, _) = tokio_tungstenite::client_async("ws://web.localhost/chat", stream).await.unwrap();
+        socket.send(Message::text("hello")).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("hello"));
+        let draining = tokio::spawn(node.edge.take().unwrap().drain(PATIENCE));
+        let Message::Close(Some(goodbye)) = socket.next().await.unwrap().unwrap() else {
+            panic!("no close frame came")
+        };
+        assert_eq!(u16::from(goodbye.code), 1001);
+        assert!(socket.next().await.is_none(), "something followed the close frame");
+        drop(socket);
+        assert_eq!(draining.await.unwrap(), 0, "connections were cut");
     }
 }

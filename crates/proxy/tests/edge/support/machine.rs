@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -225,10 +225,6 @@ async fn serve(stream: tokio::net::TcpStream, facts: Arc<Running>, app: App) {
         }
     });
     // A broken connection is the other side's business.
-    drop(
-        hyper::server::conn::http1::Builder::new()
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades()
-            .await,
-    );
+    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    drop(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await);
 }
