@@ -227,6 +227,10 @@ impl Hub {
         if self.refused.contains_key(&target.key) {
             return Standing::Refused(Vec::new());
         }
+        // An owner whose sequence went back publishes under numbers that were passed long ago.
+        if log.sequence_of(&target.key).unwrap_or(log.floor()) < target.version.sequence {
+            return Standing::NotHere;
+        }
         let counted = || self.edges.iter().filter(|(_, edge)| edge.is_counted(now));
         let names = |lacks: &dyn Fn(&Edge) -> bool| -> Vec<NodeName> {
             counted().filter(|(_, edge)| lacks(edge)).map(|(name, _)| name.clone()).collect()

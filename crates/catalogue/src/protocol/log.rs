@@ -120,8 +120,8 @@ impl RowLog {
 /// ways to keep the promise:
 /// - [`OwnerLog::resume`] from a sequence at least as high as any used before, and put every row
 ///   again. The wall clock in microseconds serves (nobody writes a million rows a second for long),
-///   best as the maximum with a durable high-water mark: it then survives a restored disk as well as
-///   a clock set back. Watchers get this owner's rows anew. This is the worker's way.
+///   best as the maximum with a durable high-water mark: it then survives a restored disk, and a clock
+///   set back, though not both at once. Watchers get this owner's rows anew. This is the worker's way.
 /// - Number durably in the transaction that changes the row, `resume` from the last number, then
 ///   [`OwnerLog::restore`] each row with its own. Watchers go on where they were. This is control's way.
 /// - [`OwnerLog::new`] with an epoch that control issued to this very life: always right, needs

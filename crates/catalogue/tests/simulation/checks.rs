@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use atoll_catalogue::Snapshot;
 use atoll_catalogue::protocol::barrier::Target;
 use atoll_model::row::{MachineRow, Row};
-use atoll_model::{MachineId, Owner, RowKey, RowVersion};
+use atoll_model::{MachineId, NodeName, Owner, RowKey, RowVersion};
 use std::time::Duration;
 
 use crate::net::Chance;
@@ -78,8 +78,18 @@ impl World {
     fn is_void(&self, owner: &Owner, version: RowVersion) -> bool {
         match owner {
             Owner::Control => false,
-            Owner::Node(name) => self.store.nodes[name].epoch > version.epoch,
+            Owner::Node(name) => self.store.nodes[name].epoch > version.epoch || self.broke_its_promise(name),
         }
+    }
+
+    /// A worker whose old disk was put back and whose clock was set back, both, numbers its rows anew
+    /// until a watcher tells it: of that time nothing is promised but that it ends.
+    fn broke_its_promise(&self, name: &NodeName) -> bool {
+        self.workers.iter().filter(|worker| worker.name == *name).any(|worker| {
+            let seen = self.edges.iter().filter_map(|edge| edge.serves.get(worker.log.owner()));
+            let hubs = self.controls.iter().filter_map(|control| control.hub.positions().get(worker.log.owner()));
+            seen.chain(hubs).any(|seen| seen.epoch == worker.epoch && worker.log.is_behind(*seen))
+        })
     }
 
     fn serves(&self, view: &Snapshot, key: &RowKey, owner: &Owner, version: RowVersion) -> bool {
