@@ -52,10 +52,9 @@ pub enum StartOrder {
 pub struct Limits {
     /// Open client connections of one core; further ones wait in the socket. Default 20,000.
     pub connections_per_core: usize,
-    /// Request line and headers, bytes; beyond it the answer is 431. Default 64 KiB.
+    /// Request line and headers, bytes; beyond it, or with more than 100 headers, the answer is 431.
+    /// Default 64 KiB.
     pub header_bytes: usize,
-    /// Headers of one request. Default 200.
-    pub header_count: usize,
     /// Body bytes of one request kept for a retry. Default 10 MiB.
     pub replay_bytes: usize,
     /// Body bytes of all requests of this edge kept for a retry. Default 256 MiB.
@@ -75,7 +74,6 @@ impl Default for Limits {
         Self {
             connections_per_core: 20_000,
             header_bytes: 64 << 10,
-            header_count: 200,
             replay_bytes: 10 << 20,
             replay_bytes_total: 256 << 20,
             attempts: 90,

@@ -92,6 +92,8 @@ impl Failure {
 pub(crate) enum Cause {
     ConnectRefused,
     ConnectTimedOut,
+    /// The machine accepts connections and closes them at once.
+    ConnectReset,
     ConnectFailed,
     /// The machine does not speak the HTTP/2 its app promised.
     H2Handshake,
@@ -112,9 +114,10 @@ pub(crate) enum Cause {
 }
 
 /// Every cause with its code: the code is also how edges tell each other.
-const CAUSES: [(Cause, &str); 14] = [
+const CAUSES: [(Cause, &str); 15] = [
     (Cause::ConnectRefused, "PC02"),
     (Cause::ConnectTimedOut, "PC05"),
+    (Cause::ConnectReset, "PC03"),
     (Cause::ConnectFailed, "PC06"),
     (Cause::H2Handshake, "PU01"),
     (Cause::Broken, "PU02"),

@@ -66,7 +66,8 @@ pub trait Waker: Send + Sync + 'static {
     /// Stops or suspends a machine that has been idle. Returns when that is recorded.
     async fn idle(&self, machine: MachineId, version: MachineVersion, suspend: bool) -> Result<(), IdleError>;
 
-    /// The present load of this node's machines; replaces the report before it. Must not block.
+    /// The present load of this node's machines; replaces the report before it, machines that are not
+    /// in it have none. Must not block.
     fn report_load(&self, loads: Vec<MachineLoad>);
 }
 

@@ -58,6 +58,8 @@ enum Keeping {
     Released,
     /// Larger than allowed.
     Overflowed,
+    /// The client broke off: what was kept must never be taken for the whole.
+    Broken,
 }
 
 impl<B> Tape<B> {
@@ -135,6 +137,11 @@ where
         }
     }
 
+    /// Whether all that was read of it can be sent again.
+    pub fn is_whole(&self) -> bool {
+        lock(&self.tape).keeping == Keeping::Everything
+    }
+
     pub fn overflowed(&self) -> bool {
         lock(&self.tape).keeping == Keeping::Overflowed
     }
@@ -178,6 +185,9 @@ where
         if reader.attempt != self.attempt {
             return Poll::Ready(Some(Err("a later attempt reads this body".into())));
         }
+        if self.keeping == Keeping::Broken {
+            return Poll::Ready(Some(Err("the client broke off its body".into())));
+        }
         if let Some(chunk) = self.kept.get(*reader.position) {
             let chunk = chunk.clone();
             *reader.position += 1;
@@ -190,7 +200,10 @@ where
         if !self.ended {
             match Pin::new(&mut self.source).poll_frame(context) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
+                Poll::Ready(Some(Err(error))) => {
+                    self.forget(Keeping::Broken);
+                    return Poll::Ready(Some(Err(error.into())));
+                }
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(chunk) => {
                         self.passed.fetch_add(chunk.len() as u64, Ordering::Relaxed);
@@ -301,6 +314,18 @@ mod tests {
         assert!(recording.overflowed());
         assert!(recording.play().is_none());
         assert_eq!(budget.free.load(Ordering::Relaxed), 100);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_broke_off_is_never_taken_for_a_whole_one() {
+        let budget = ReplayBudget::new(100);
+        let frames = vec![Ok(Frame::data(Bytes::from_static(b"ab"))), Err(std::io::Error::other("gone"))];
+        let recording = Recording::new(StreamBody::new(futures_util::stream::iter(frames)), 100, budget);
+        let mut first = recording.play().unwrap();
+        assert!(first.frame().await.unwrap().is_ok());
+        assert!(first.frame().await.unwrap().is_err());
+        assert!(first.frame().await.unwrap().is_err());
+        assert!(!recording.is_whole() && recording.play().is_none());
     }
 
     #[tokio::test]

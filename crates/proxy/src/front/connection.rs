@@ -138,7 +138,6 @@ async fn serve_h1(core: Arc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin +
         .timer(TokioTimer::new())
         .header_read_timeout(config.timeouts.header_read)
         .max_header_size(config.limits.header_bytes)
-        .max_headers(config.limits.header_count)
         .serve_connection(TokioIo::new(stream), service_fn(|request| handle(core.clone(), entrance.clone(), request)))
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);

@@ -78,6 +78,6 @@ impl Errand for Journey {
     }
 
     fn is_whole(&self) -> bool {
-        self.body.as_ref().is_none_or(|body| !body.overflowed())
+        self.body.as_ref().is_none_or(Recording::is_whole)
     }
 }

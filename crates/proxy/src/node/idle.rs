@@ -14,14 +14,18 @@ use atoll_rollout::autostop::{Activity, Candidate, Rest, judge};
 
 use crate::core::Edge;
 
-/// Looks once in every check interval, until the edge ends.
+/// Looks once in every check interval. An edge that drains sees less and less of its machines' traffic,
+/// so it judges no more.
 pub(crate) async fn run(edge: Arc<Edge>) {
-    let mut ticks = tokio::time::interval(edge.config.timeouts.idle_check);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        check(&edge);
-    }
+    let checking = async {
+        let mut ticks = tokio::time::interval(edge.config.timeouts.idle_check);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            check(&edge);
+        }
+    };
+    edge.shutdown.drain.run_until_cancelled(checking).await;
 }
 
 fn check(edge: &Arc<Edge>) {

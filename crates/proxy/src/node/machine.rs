@@ -235,3 +235,125 @@ impl Drop for Permit {
         self.machine.leave(self.service, self.hard_limit);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use atoll_model::row::Row;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn row(state: &str, changed_at_ms: u64) -> MachineRow {
+        let row = serde_json::from_value(serde_json::json!({
+            "kind": "machine", "id": "00000000000001", "app": "web", "network": 1, "node": "ams1", "region": "ams",
+            "version": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "state": state, "private_ipv4": "10.0.0.2",
+            "private_ipv6": "fdaa::2", "services": [{"internal_port": 80}, {"internal_port": 81}],
+            "changed_at_ms": changed_at_ms,
+        }));
+        match row.unwrap() {
+            Row::Machine(row) => row,
+            other => panic!("{other:?} is no machine"),
+        }
+    }
+
+    fn machine() -> (Arc<Machine>, Instant) {
+        let now = Instant::now();
+        (Machine::new(&row("started", 1), Signals::new(), now), now)
+    }
+
+    #[test]
+    fn own_knowledge_lasts_until_the_row_tells_something_new_and_a_moment_longer() {
+        let (machine, now) = machine();
+        let (stopped, started) = (row("stopped", 1), row("started", 2));
+        assert_eq!(machine.running(&stopped, now), None);
+        machine.believe(&stopped, true, now);
+        let later = now + BELIEF_OUTLIVES_ROW;
+        assert_eq!(machine.running(&stopped, later + BELIEF_OUTLIVES_ROW), Some(true));
+        assert_eq!(machine.running(&started, now), Some(true));
+        assert_eq!(machine.running(&started, later), None);
+        machine.doubt();
+        assert_eq!(machine.running(&stopped, now), None);
+    }
+
+    #[test]
+    fn idleness_counts_from_the_last_request_or_from_the_start() {
+        let (machine, now) = machine();
+        let second = Duration::from_secs(1);
+        assert_eq!(machine.idleness(&row("started", 1), now + second), (0, Duration::ZERO));
+        assert_eq!(machine.idleness(&row("started", 1), now + second * 3), (0, second * 2));
+        assert_eq!(machine.idleness(&row("started", 2), now + second * 4), (0, Duration::ZERO));
+        let Admission::Granted(permit) = machine.admit(1, None) else { panic!("the gate is closed") };
+        assert_eq!(machine.idleness(&row("started", 2), now).0, 1);
+        drop(permit);
+        assert_eq!(machine.idleness(&row("started", 2), now).0, 0);
+    }
+
+    #[test]
+    fn a_wake_has_one_lead_until_its_outcome_is_known_or_the_lead_is_gone() {
+        let (machine, _) = machine();
+        let WakePart::Lead(outcome, _receiver) = machine.join_wake() else { panic!("nobody else wakes it") };
+        assert!(matches!(machine.join_wake(), WakePart::Follow(_)));
+        outcome.send_replace(Some(Ok(Woken { started: true })));
+        let WakePart::Lead(outcome, _receiver) = machine.join_wake() else { panic!("the wake before is over") };
+        drop(outcome);
+        assert!(matches!(machine.join_wake(), WakePart::Lead(..)));
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Enter(usize),
+        Leave(usize),
+        BeginStop,
+        EndStop,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0..3_usize).prop_map(Step::Enter),
+            4 => (0..8_usize).prop_map(Step::Leave),
+            1 => Just(Step::BeginStop),
+            1 => Just(Step::EndStop),
+        ];
+        prop::collection::vec(step, 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_is_inside_a_machine_that_stops_and_no_limit_is_passed(steps in steps()) {
+            const LIMIT: u32 = 3;
+            let (machine, now) = machine();
+            let mut inside: Vec<(usize, Permit)> = Vec::new();
+            let mut stopping = false;
+            for step in steps {
+                match step {
+                    Step::Enter(service) => match machine.admit(service, Some(LIMIT)) {
+                        Admission::Granted(permit) => {
+                            prop_assert!(!stopping && service < 2);
+                            inside.push((service, permit));
+                        }
+                        Admission::AtHardLimit => {
+                            let there = inside.iter().filter(|(index, _)| *index == service).count();
+                            prop_assert!(service >= 2 || there == LIMIT as usize);
+                        }
+                        Admission::Stopping => prop_assert!(stopping),
+                    },
+                    Step::Leave(index) if index < inside.len() => drop(inside.swap_remove(index)),
+                    Step::Leave(_) => {}
+                    Step::BeginStop => {
+                        let began = machine.begin_stop();
+                        prop_assert_eq!(began, !stopping && inside.is_empty());
+                        stopping |= began;
+                    }
+                    Step::EndStop if stopping => {
+                        machine.end_stop(&row("started", 1), true, now);
+                        stopping = false;
+                    }
+                    Step::EndStop => {}
+                }
+                let counted: Vec<u32> =
+                    (0..2).map(|service| inside.iter().filter(|(index, _)| *index == service).count() as u32).collect();
+                prop_assert_eq!(machine.loads(), counted);
+            }
+        }
+    }
+}

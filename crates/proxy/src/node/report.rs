@@ -8,8 +8,14 @@ use atoll_model::MachineId;
 use crate::core::Edge;
 use crate::surroundings::MachineLoad;
 
-/// Runs until the edge ends.
+/// Runs until the edge drains: from then on it sees only what is left.
 pub(crate) async fn run(edge: Arc<Edge>) {
+    edge.shutdown.drain.run_until_cancelled(report(&edge)).await;
+}
+
+async fn report(edge: &Edge) {
+    // What an edge before this one reported last may be anything.
+    edge.surroundings.worker.report_load(Vec::new());
     let mut last: HashMap<MachineId, Vec<u32>> = HashMap::new();
     loop {
         edge.machines.signals.load_changed.notified().await;

@@ -78,6 +78,9 @@ impl Setback {
     }
 }
 
+/// Connections on which one request is tried: a reused one may have ended, a new one should not.
+const SENDS: usize = 2;
+
 /// Sends `request`, whose headers are ready for the machine, and returns when the answer begins.
 /// `upgrade`: it asks to switch protocols.
 pub(crate) async fn serve(
@@ -98,21 +101,24 @@ pub(crate) async fn serve(
     let pooled = visit.service.limits().kind == LoadKind::Requests && !upgrade;
     let reuse = pooled && request.method().is_idempotent();
     let mut reusable = if reuse { core.pool.take(&key, Instant::now()) } else { None };
-    let (response, sender) = loop {
+    for _ in 0..SENDS {
         let mut sender = match reusable.take() {
             Some(sender) => sender,
-            None => handshake(core, visit.connect().await?).await?,
+            None => handshake(visit.connect().await?).await?,
         };
         match sender.try_send_request(request).await {
-            Ok(response) => break (response, sender),
+            Ok(response) => {
+                let give_back = pooled.then(|| GiveBack { pool: core.pool.clone(), key, sender });
+                return Ok(answer(response, visit.permit, give_back));
+            }
             Err(mut error) => match error.take_message() {
-                // Nothing of it was written: the connection had died in the pool.
+                // Nothing of it was written: the connection had ended before.
                 Some(unsent) => request = unsent,
                 None => return Err(Setback::perhaps(Cause::Broken)),
             },
         }
-    };
-    Ok(answer(response, visit.permit, pooled.then(|| GiveBack { pool: core.pool.clone(), key, sender })))
+    }
+    Err(Setback::untouched(Cause::ConnectReset))
 }
 
 /// A plain connection to the machine's service.
@@ -240,12 +246,9 @@ async fn lead_wake(
     sender.send_replace(Some(result));
 }
 
-async fn handshake(core: &Arc<Core>, stream: TcpStream) -> Result<Sender, Setback> {
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(core.edge.config.limits.header_count)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|_| Setback::untouched(Cause::ConnectFailed))?;
+async fn handshake(stream: TcpStream) -> Result<Sender, Setback> {
+    let handshake = http1::handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.map_err(|_| Setback::untouched(Cause::ConnectFailed))?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             // Whoever waits for an answer on it is told by itself.

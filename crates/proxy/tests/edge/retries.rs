@@ -249,3 +249,20 @@ async fn connections_to_machines_are_reused_and_their_death_goes_unnoticed() {
     }
     assert_eq!(machine.requests(), 20);
 }
+
+#[tokio::test]
+async fn a_machine_that_closes_every_connection_is_given_up() {
+    let platform = Platform::new();
+    let ams = platform.node("ams1", "ams");
+    let app = platform.app("web");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut rude = Arc::into_inner(Machine::stopped("rude", App::hello()).await).unwrap();
+    rude.port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let polite = Machine::started("polite", App::hello()).await;
+    platform.host_with(&ams, &app, &Arc::new(rude), |row| row.state = atoll_model::MachineState::Started);
+    platform.host(&ams, &app, &polite);
+    for _ in 0..20 {
+        assert_eq!(Client::new(ams.http, "web.localhost").get("/").await.text(), "polite 0");
+    }
+}
