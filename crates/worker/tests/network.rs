@@ -1,6 +1,8 @@
 //! Networks of machines on a real kernel: each test is a host of its own, in namespaces that vanish
 //! with it. Needs root, iproute2 and nftables.
 
+mod host;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -8,42 +10,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use atoll_model::MachineId;
 use atoll_model::address::{NetworkId, machine_address};
 use atoll_worker::network::{HostNetworks, NetworkConfig};
 use atoll_worker::seams::{MachineNetworks, NetworkPlan};
+use host::{ip, on_a_host};
 
 const INSTANCE: u32 = 0x1a2b_3c4d;
 /// Long enough for a busy machine, short enough for the tests that expect silence.
 const PATIENCE: Duration = Duration::from_millis(700);
-
-/// Runs the test on a host of its own: a network namespace and a private `/run`.
-fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(PathBuf) -> F + Send + 'static) {
-    assert!(rustix::process::geteuid().is_root(), "network tests make namespaces: run them as root");
-    let host = std::thread::spawn(move || {
-        // SAFETY: this thread is the test's own and nothing on it depends on the namespaces left.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }.unwrap();
-        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
-        mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).unwrap();
-        ip("link set lo up");
-        let state = tempfile::tempdir().unwrap();
-        // Threads inherit the namespaces of the thread that makes them.
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(test(state.path().to_path_buf()));
-    });
-    if let Err(panic) = host.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 async fn open(state: &Path, instance: u32) -> HostNetworks {
     let config = NetworkConfig { instance, state_dir: state.to_path_buf(), block: None, ready_namespaces: 2 };
