@@ -47,6 +47,8 @@ pub struct Knobs {
     pub tombstone_for: Duration,
     /// First wait of a probe that has not passed yet; doubles up to the check's interval. Default 25 ms.
     pub first_probe_after: Duration,
+    /// The same for the probe of a port without a check, which a waking request waits for. Default 4 ms.
+    pub first_port_probe_after: Duration,
     /// Interval and timeout of checks that name none. Defaults 10 s and 2 s.
     pub check_interval: Duration,
     pub check_timeout: Duration,
@@ -69,6 +71,7 @@ impl Default for Knobs {
             versions_kept: 20,
             tombstone_for: Duration::from_secs(10 * 60),
             first_probe_after: Duration::from_millis(25),
+            first_port_probe_after: Duration::from_millis(4),
             check_interval: Duration::from_secs(10),
             check_timeout: Duration::from_secs(2),
             port_probe_interval: Duration::from_secs(1),

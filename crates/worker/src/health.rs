@@ -27,6 +27,15 @@ pub struct Health {
     checks: Vec<Known>,
 }
 
+/// What a probe's result changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum News {
+    None,
+    /// Only the text that people see.
+    Output,
+    Status,
+}
+
 #[derive(Clone, PartialEq, Debug)]
 struct Known {
     role: Role,
@@ -110,30 +119,32 @@ impl Health {
         Self { woken: false, ports: vec![false; config.services.len()], checks: Vec::new() }
     }
 
-    /// Takes a probe's result; says whether anything visible changed.
-    pub fn observe(&mut self, role: &Role, status: Status, output: &str, now: &str) -> bool {
+    /// Takes a probe's result.
+    pub fn observe(&mut self, role: &Role, status: Status, output: &str, now: &str) -> News {
         if let Role::Port { service } = role {
-            let Some(port) = self.ports.get_mut(*service) else { return false };
+            let Some(port) = self.ports.get_mut(*service) else { return News::None };
             let opened = status == Status::Passing && !*port;
             // A port that has accepted once stays open: from then on the proxy itself sees failures.
             *port |= opened;
-            return opened;
+            return if opened { News::Status } else { News::None };
         }
-        let Some(known) = self.checks.iter_mut().find(|known| known.role == *role) else { return false };
+        let Some(known) = self.checks.iter_mut().find(|known| known.role == *role) else { return News::None };
         let status = match status {
             Status::Passing => CheckStatus::Passing,
             Status::Waiting => CheckStatus::Warning,
             Status::Critical => CheckStatus::Critical,
         };
-        let changed = known.result.status != status;
-        if changed {
+        if known.result.status != status {
             known.result.status = status;
             known.result.updated_at = now.to_owned();
-        }
-        if known.result.output != output {
             known.result.output = output.to_owned();
+            News::Status
+        } else if known.result.output != output {
+            known.result.output = output.to_owned();
+            News::Output
+        } else {
+            News::None
         }
-        changed
     }
 
     /// Whether the service may be given requests.
@@ -194,9 +205,10 @@ mod tests {
         health.observe(&roles[1], Status::Passing, "200 OK", "t1");
         assert!(!health.is_ready(0), "a readiness check of the machine counts too");
         let deep = Role::Machine { name: "deep".into(), readiness: true };
-        assert!(health.observe(&deep, Status::Passing, "ok", "t2"));
+        assert_eq!(health.observe(&deep, Status::Passing, "ok", "t2"), News::Status);
         assert!(health.is_ready(0), "an informational check does not count");
-        assert!(!health.observe(&deep, Status::Passing, "ok", "t3"));
+        assert_eq!(health.observe(&deep, Status::Passing, "ok", "t3"), News::None);
+        assert_eq!(health.observe(&deep, Status::Passing, "fine", "t3"), News::Output);
         assert_eq!(health.results()[1].updated_at, "t2");
     }
 
@@ -206,7 +218,7 @@ mod tests {
         let roles = roles(&config);
         let mut health = Health::fresh(&config, true, "t0");
         assert!(!health.is_ready(0));
-        assert!(health.observe(&roles[0], Status::Passing, "", "t1"));
+        assert_eq!(health.observe(&roles[0], Status::Passing, "", "t1"), News::Status);
         assert!(health.is_ready(0) && health.accepts(&config, 8080) && !health.accepts(&config, 80));
         health.observe(&roles[1], Status::Critical, "500", "t2");
         assert!(!health.is_ready(0));

@@ -3,6 +3,7 @@
 
 mod adoption;
 mod crash;
+mod grpc;
 mod routing;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@ mod registry;
 mod start;
 mod wait;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use atoll_rpc::contract::{MachineView, NodeView};
 
 use crate::calls::{ExecCommand, LeaseAsk, SetMetadata, StopOptions, UpdateMachine};
 use crate::error::{WorkerError, chain};
+use crate::lease;
 use crate::logs::{Follower, LogEntry, LogQuery};
 use crate::machine::effects::{self, seal_context};
 use crate::machine::{Answer, Ask, Context, Handle, Sealed, events};
@@ -54,13 +56,13 @@ impl Default for Caller {
 
 impl Agent {
     pub fn get(&self, machine: MachineId) -> Result<MachineView, WorkerError> {
-        Ok(self.handle(machine)?.snapshot().view.clone())
+        Ok(self.present_view(&self.handle(machine)?))
     }
 
     /// All machines, or those of one app; destroyed ones that are still remembered included.
     pub fn list(&self, app: Option<&AppName>) -> Vec<MachineView> {
         let machines = self.context.registry.all();
-        let mut views: Vec<_> = machines.iter().map(|handle| handle.snapshot().view.clone()).collect();
+        let mut views: Vec<_> = machines.iter().map(|handle| self.present_view(handle)).collect();
         views.retain(|view| app.is_none_or(|app| view.app == *app));
         views.sort_by_key(|view| view.id);
         views
@@ -201,10 +203,10 @@ impl Agent {
     }
 
     /// Takes the load of machines as their edge sees it, by service index. Machines not named have none.
-    pub fn report_load(&self, loads: &[(MachineId, Vec<u32>)]) {
+    pub fn report_load(&self, loads: Vec<(MachineId, Vec<u32>)>) {
+        let mut loads: HashMap<_, _> = loads.into_iter().collect();
         for handle in self.context.registry.all() {
-            let load = loads.iter().find(|(machine, _)| *machine == handle.id).map(|(_, loads)| loads.clone());
-            handle.tell(Ask::Loads(load.unwrap_or_default()));
+            handle.tell(Ask::Loads(loads.remove(&handle.id).unwrap_or_default()));
         }
     }
 
@@ -223,6 +225,13 @@ impl Agent {
 
     fn handle(&self, machine: MachineId) -> Result<Handle, WorkerError> {
         self.context.registry.get(machine)
+    }
+
+    /// A lease expires without anybody being told.
+    fn present_view(&self, handle: &Handle) -> MachineView {
+        let mut view = handle.snapshot().view.clone();
+        view.lease = lease::live(view.lease.as_ref(), self.context.now_ms()).cloned();
+        view
     }
 
     async fn change(&self, machine: MachineId, ask: Ask, caller: &Caller) -> Result<MachineState, WorkerError> {

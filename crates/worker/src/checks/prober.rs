@@ -56,7 +56,7 @@ fn targets(config: &MachineConfig, knobs: &Knobs) -> Vec<Target> {
         .max(Duration::from_millis(1)),
         timeout: check.and_then(|check| check.timeout).map_or(knobs.check_timeout, |timeout| timeout.0),
         grace: check.and_then(|check| check.grace_period).map_or(Duration::ZERO, |grace| grace.0),
-        first_wait: knobs.first_probe_after,
+        first_wait: if check.is_some() { knobs.first_probe_after } else { knobs.first_port_probe_after },
     };
     let service_checks: Vec<(&Check, u16)> = config
         .services

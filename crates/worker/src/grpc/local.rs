@@ -55,7 +55,7 @@ impl Local for LocalService {
             // A machine whose id cannot be read is left out; the others stand.
             let loads: Vec<_> =
                 report.machines.into_iter().filter_map(|load| Some((load.machine.parse().ok()?, load.loads))).collect();
-            self.agent.report_load(&loads);
+            self.agent.report_load(loads);
         }
         Ok(Response::new(LoadAck {}))
     }

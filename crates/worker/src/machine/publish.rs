@@ -23,6 +23,11 @@ impl Task {
             failures: self.failures,
         };
         self.snapshot.send_replace(Arc::new(snapshot));
+        self.publish_row();
+    }
+
+    /// The catalogue's part alone: load changes often and nobody reads it here.
+    pub(super) fn publish_row(&mut self) {
         if self.state.phase == Phase::Removed {
             return;
         }

@@ -33,8 +33,10 @@ impl Task {
     async fn answer(&mut self, ask: Ask, nonce: &str, source: &str) -> Reply {
         match ask {
             Ask::Loads(loads) => {
-                self.loads = loads;
-                self.publish();
+                if self.loads != loads {
+                    self.loads = loads;
+                    self.publish_row();
+                }
                 Ok(Answer::Done)
             }
             Ask::Lease(ask) => self.lease(ask).await,

@@ -29,7 +29,7 @@ use crate::checks::prober::{self, Observation};
 use crate::clock::{Mint, rfc3339_ms};
 use crate::config::WorkerConfig;
 use crate::error::chain;
-use crate::health::Health;
+use crate::health::{Health, News};
 use crate::logs::OwnLog;
 use crate::row;
 use crate::seams::{Deps, ImageError};
@@ -206,6 +206,11 @@ impl Task {
             writes.push(self.event("exit", "stopped", events::BY_NODE.to_owned(), Some(request)));
         }
         self.arm_purge();
+        if self.state.phase == Phase::Removed {
+            // The agent before may have died between recording this and acting on it.
+            writes.push(Write::ForgetSecrets { machine: self.id });
+            self.context.deps.rows.delete(RowKey::Machine(self.id));
+        }
         let recorded = self.record(writes, &effects).await;
         self.perform(effects, &recorded);
         self.publish();
@@ -373,7 +378,14 @@ impl Task {
     /// a first start says so at once.
     fn launch_verdict(&mut self, error: &LaunchError) -> Verdict {
         let comes_back = matches!(self.state.phase, Phase::Starting { cause: Cause::Restart });
-        if error.is_final() || !comes_back {
+        if error.is_final() {
+            return Verdict::Fail;
+        }
+        if self.state.phase == (Phase::Starting { cause: Cause::Wake }) {
+            // It has run before: the next request may try again.
+            return Verdict::StayDown;
+        }
+        if !comes_back {
             return Verdict::Fail;
         }
         match self.exit_verdict(1) {
@@ -411,11 +423,14 @@ impl Task {
             return;
         }
         let now = rfc3339_ms(self.context.now_ms());
-        if self.health.observe(&observation.role, observation.status, &observation.output, &now) {
+        let news = self.health.observe(&observation.role, observation.status, &observation.output, &now);
+        if news == News::Status {
             // For the next agent: an adopted machine goes on with what was known.
             drop(self.record(Vec::new(), &[]).await);
         }
-        self.publish();
+        if news != News::None {
+            self.publish();
+        }
     }
 
     /// A transition that nobody waits for.

@@ -46,9 +46,9 @@ async fn a_machine_is_routable_when_its_checks_pass() {
     let checks = stage.agent.get(id(1)).unwrap().checks;
     assert_eq!((checks[0].name.as_str(), checks[0].status), ("servicecheck-00-http-8080", CheckStatus::Passing));
 
-    stage.agent.report_load(&[(id(1), vec![3])]);
+    stage.agent.report_load(vec![(id(1), vec![3])]);
     row_until(&world, "load", |row| row.services[0].load == LoadBucket::BelowHard).await;
-    stage.agent.report_load(&[]);
+    stage.agent.report_load(Vec::new());
     row_until(&world, "no load", |row| row.services[0].load == LoadBucket::BelowSoft).await;
     stage.agent.cordon(id(1), true, &Caller::default()).await.unwrap();
     assert!(row(&world, 1).unwrap().cordoned);
