@@ -1,6 +1,8 @@
 //! What an edge counts. Plain atomics: whoever exports metrics reads them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use atoll_model::row::MachineRow;
 
@@ -57,8 +59,7 @@ pub struct Counters {
     pub wake_failures: Counter,
     /// Requests that had to wait for a machine.
     pub held: Counter,
-    /// Answered by the edge itself, with an `Atoll-Error` code.
-    pub failures: Counter,
+    failures: Mutex<BTreeMap<&'static str, u64>>,
     /// Requests of other edges that were sent back untouched.
     pub bounced: Counter,
     /// Connections between edges that were refused for the peer's identity.
@@ -76,6 +77,16 @@ impl Counters {
     pub fn response(&self, status: http::StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         self.responses[class].one();
+    }
+
+    /// Notes a request or connection that the edge had to answer or close itself.
+    pub(crate) fn failure(&self, code: &'static str) {
+        *self.failures.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
+    }
+
+    /// Requests and connections that the edge had to answer or close itself, by code (`PR03`).
+    pub fn failures(&self) -> BTreeMap<&'static str, u64> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn bytes(&self, class: TrafficClass) -> &Counter {

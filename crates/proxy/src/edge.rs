@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use atoll_model::reach::Reachability;
+use atoll_model::row::NodeState;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_util::task::TaskTracker;
@@ -22,7 +23,8 @@ use crate::surroundings::Surroundings;
 
 /// Longest time in which idle connections stay open after a drain began.
 const IDLE_GRACE: Duration = Duration::from_secs(5);
-const POOL_SWEEP: Duration = Duration::from_secs(1);
+/// How often each core closes what it no longer needs and opens what it may need.
+const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Sockets that listen already; their owner keeps them, so that connections wait in them between one
 /// edge process and the next.
@@ -148,12 +150,14 @@ fn share(socket: &StdListener) -> Result<TcpListener, StartError> {
 }
 
 async fn keep_tidy(core: Arc<Core>) {
-    let mut ticks = tokio::time::interval(POOL_SWEEP);
+    let mut ticks = tokio::time::interval(TIDY_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         core.pool.sweep(Instant::now());
         let snapshot = core.edge.surroundings.routes.snapshot();
-        core.peers.retain(|node| snapshot.node(node).is_some_and(|row| row.backhaul.is_some()));
+        core.peers.retain(|node| snapshot.node(node).is_some_and(|row| row.state != NodeState::Revoked));
+        core.peers.warm(&core.edge).await;
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use atoll_model::NodeName;
+use futures_util::future::join_all;
 use http::header::HeaderValue;
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -107,6 +108,18 @@ impl Peers {
             *slot = fresh();
         }
         slot.clone()
+    }
+
+    /// Opens the connections that are missing, so that no request has to wait for one.
+    pub async fn warm(&self, edge: &Edge) {
+        let reachability = edge.reachability.load_full();
+        let nodes: Vec<&NodeName> =
+            reachability.paths.iter().filter(|(_, path)| path.reachable).map(|(node, _)| node).collect();
+        for opened in join_all(nodes.iter().map(|node| self.connection(edge, node))).await {
+            if let Err(error) = opened {
+                tracing::debug!(error = %chain(&error), "another edge cannot be reached");
+            }
+        }
     }
 
     /// Closes connections to nodes that are no longer `kept`.

@@ -114,13 +114,12 @@ async fn handle(core: Arc<Core>, request: Request<Incoming>) -> Result<Response<
 
 async fn forward(core: &Arc<Core>, mut request: Request<Incoming>) -> Result<Response<ClientBody>, Setback> {
     let address = Address::read(request.headers()).ok_or(Setback::untouched(Cause::NotHere))?;
-    let snapshot = core.edge.surroundings.routes.snapshot();
-    let (row, service) = admissible(core, &snapshot, &address)?;
+    let (row, service) = admissible(core, &address)?;
     let protocol = request.extensions_mut().remove::<Protocol>();
     let client = hyper::upgrade::on(&mut request);
     let hold = address.patience.min(core.edge.config.timeouts.hold);
     let terms = Terms { last_resort: address.last_resort, deadline: Instant::now() + hold };
-    let exchange = Exchange { core, row, service, terms };
+    let exchange = Exchange { core, row: &row, service, terms };
     if protocol.as_ref().is_some_and(|protocol| wire::RAW == protocol.as_str()) {
         let (machine, permit) = open(&exchange).await?;
         let end = core.edge.shutdown.end.clone();
@@ -153,19 +152,17 @@ async fn forward(core: &Arc<Core>, mut request: Request<Incoming>) -> Result<Res
 }
 
 /// What the sender believed is checked against what is known here.
-fn admissible<'a>(
-    core: &Core,
-    snapshot: &'a Snapshot,
-    address: &Address,
-) -> Result<(&'a Arc<MachineRow>, usize), Setback> {
-    let here = &core.edge.config.node;
-    let row =
-        snapshot.machine(&address.machine).filter(|row| row.node == *here).ok_or(Setback::untouched(Cause::NotHere))?;
+fn admissible(core: &Core, address: &Address) -> Result<(Arc<MachineRow>, usize), Setback> {
+    let snapshot = core.edge.surroundings.routes.snapshot();
+    let row = snapshot
+        .machine(&address.machine)
+        .filter(|row| row.node == core.edge.config.node)
+        .ok_or(Setback::untouched(Cause::NotHere))?;
     if row.cordoned {
         return Err(Setback::untouched(Cause::Cordoned));
     }
     let service = service_on(row, address.port).ok_or(Setback::untouched(Cause::NotHere))?;
-    Ok((row, service))
+    Ok((row.clone(), service))
 }
 
 fn for_machine(request: Request<Incoming>, protocol: Option<&Protocol>) -> Request<RequestBody> {

@@ -52,8 +52,10 @@ pub(crate) async fn serve_tcp(
 ) {
     let Some(entrance) = entrance(&stream, peer, external_port) else { return };
     let snapshot = core.edge.surroundings.routes.snapshot();
-    let Some(app) = snapshot.app_by_address(entrance.local.ip()) else { return };
-    let Some(port) = find_port(&snapshot, &app.name, external_port) else { return };
+    let Some(app) = snapshot.app_by_address(entrance.local.ip()).map(|app| app.name.clone()) else { return };
+    let Some(port) = find_port(&snapshot, &app, external_port).cloned() else { return };
+    // Not held while the connection lives.
+    drop(snapshot);
     if port.has(Handler::PgTls) {
         let beginning = tcp::accept_postgres_tls(&mut stream);
         let limit = core.edge.config.timeouts.handshake;
@@ -65,7 +67,7 @@ pub(crate) async fn serve_tcp(
     } else if port.has(Handler::Http) {
         plain_http(core, stream, entrance).await;
     } else {
-        tcp::pass(&core, stream, app.name.clone(), &entrance, &port).await;
+        tcp::pass(&core, stream, app, &entrance, &port).await;
     }
 }
 
@@ -129,7 +131,7 @@ fn raw_service(core: &Core, entrance: &Entrance, server_name: Option<&str>) -> O
     // An unknown name has no certificate either: the handshake says so.
     let app = find_app(&core.edge, &snapshot, entrance, host.as_deref()).ok()?;
     let port = find_port(&snapshot, &app, entrance.external_port)?;
-    (!port.has(Handler::Http)).then_some((app, port))
+    (!port.has(Handler::Http)).then(|| (app, port.clone()))
 }
 
 async fn serve_h1(core: Arc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, entrance: Entrance) {

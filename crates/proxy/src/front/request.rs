@@ -59,7 +59,7 @@ pub(crate) async fn handle(
     let (mut response, options) = match outcome {
         Ok(Routed { response, options }) => (response, options),
         Err(failure) => {
-            core.edge.counters.failures.one();
+            core.edge.counters.failure(failure.code);
             record.entry.error = Some(failure.code);
             (failure.response().map(ClientBody::own), None)
         }
@@ -103,8 +103,11 @@ async fn route(
         .ok_or(Failure::refused(Refusal::NoService))?;
     if port.force_https && !entrance.tls {
         let response = redirect_to_https(edge, &host.unwrap_or_default(), request.uri());
-        return Ok(Routed { response, options: port.http_options });
+        return Ok(Routed { response, options: port.http_options.clone() });
     }
+    let options = port.http_options.clone();
+    // Not held while the request is under way: it may take hours.
+    drop(snapshot);
     check_supported(&request)?;
 
     let client_upgrade = hyper::upgrade::on(&mut request);
@@ -134,7 +137,7 @@ async fn route(
         Answer::Response(response) => response,
         Answer::Tunnel(tunnel) => tunnel::begin(edge, tunnel, client_upgrade, journey.upgrade, record.take()),
     };
-    Ok(Routed { response, options: port.http_options })
+    Ok(Routed { response, options })
 }
 
 /// The app a request is for: by the address it entered at, or by its host.
@@ -161,11 +164,11 @@ pub(super) fn app_of_host(edge: &Edge, snapshot: &Snapshot, host: &str) -> Optio
 }
 
 /// How the app wants an external port handled.
-pub(super) fn find_port(snapshot: &Snapshot, app: &AppName, external: u16) -> Option<Port> {
+pub(super) fn find_port<'a>(snapshot: &'a Snapshot, app: &AppName, external: u16) -> Option<&'a Port> {
     snapshot
         .machines_of(app)
         .iter()
-        .find_map(|machine| machine.services[service_on(machine, external)?].service.port(external).cloned())
+        .find_map(|machine| machine.services[service_on(machine, external)?].service.port(external))
 }
 
 fn redirect_to_https(edge: &Edge, host: &str, uri: &Uri) -> Response<ClientBody> {

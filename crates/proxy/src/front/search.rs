@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_catalogue::Snapshot;
 use atoll_model::row::MachineRow;
 use atoll_model::{AppName, MachineId};
 use rand::RngExt;
@@ -80,8 +79,7 @@ impl Destination {
         let deadline = self.began + edge.config.timeouts.hold;
         let mut pause = Pause::new(core, deadline);
         loop {
-            let snapshot = edge.surroundings.routes.snapshot();
-            match self.decide(core, &snapshot, &log.excluded) {
+            match self.decide(core, &log.excluded) {
                 Decision::Refuse(refusal) => return Err(Failure::refused(refusal)),
                 Decision::Hold(Unusable::Tried) if !log.last_resort => {
                     log.last_resort = true;
@@ -111,11 +109,11 @@ impl Destination {
         }
     }
 
-    fn decide(&self, core: &Core, snapshot: &Snapshot, excluded: &[MachineId]) -> Decision {
+    fn decide(&self, core: &Core, excluded: &[MachineId]) -> Decision {
         let edge = &core.edge;
         let own = OwnView::new(&edge.machines, Instant::now());
         let query = Query {
-            snapshot,
+            snapshot: &edge.surroundings.routes.snapshot(),
             reachability: &edge.reachability.load(),
             app: &self.app,
             port: self.port,

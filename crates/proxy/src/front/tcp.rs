@@ -22,6 +22,9 @@ use crate::node::{Answer, Exchange, Permit, Setback, Terms, open};
 use crate::select::Target;
 use crate::steering::Steering;
 
+/// The code of a connection that no machine took.
+const NO_MACHINE: &str = "PR01";
+
 /// A connection to be carried to a machine.
 struct Passage {
     to: Destination,
@@ -73,8 +76,8 @@ pub(super) async fn pass(
     let far_end = match result {
         Ok(far_end) => far_end,
         Err(failure) => {
-            core.edge.counters.failures.one();
-            tracing::info!(app = %passage.to.app, code = "PR01", reason = %failure.text, "a connection was closed");
+            core.edge.counters.failure(NO_MACHINE);
+            tracing::info!(app = %passage.to.app, code = NO_MACHINE, reason = %failure.text, "a connection was closed");
             return;
         }
     };

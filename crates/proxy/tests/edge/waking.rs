@@ -176,3 +176,23 @@ async fn load_is_counted_and_reported() {
     }
     eventually("none are reported", async || load() == Some(vec![0])).await;
 }
+
+#[tokio::test]
+async fn while_the_worker_is_away_requests_for_a_stopped_machine_wait_for_it() {
+    let platform = Platform::new();
+    let ams = platform.node("ams1", "ams");
+    let nrt = platform.node("nrt1", "nrt");
+    let app = platform.app("web");
+    let machine = Machine::stopped("m1", App::hello()).await;
+    platform.host(&ams, &app, &machine);
+    *ams.worker.refuses.lock().unwrap() = Some(WakeError::Unavailable("it was killed".into()));
+    let requests: Vec<_> = [ams.http, nrt.http]
+        .map(|entry| tokio::spawn(async move { Client::new(entry, "web.localhost").post("/", "x").await }))
+        .into();
+    eventually("both ask for it", async || ams.worker.wakes.load(Ordering::SeqCst) >= 4).await;
+    *ams.worker.refuses.lock().unwrap() = None;
+    for reply in requests {
+        assert_eq!(reply.await.unwrap().text(), "m1 1");
+    }
+    assert_eq!(machine.requests(), 2);
+}
