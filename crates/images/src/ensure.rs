@@ -51,7 +51,8 @@ pub async fn ensure_image(
 ) -> Result<UnpackedImage, EnsureError> {
     let image = fetch_image(store, source, digest, limits).await?;
     let missing: Vec<_> = missing_layers(store, &image).await?;
-    stream::iter(missing.iter().map(|wanted| fetch(store, source, wanted)))
+    stream::iter(missing)
+        .map(|wanted| async move { fetch(store, source, &wanted).await })
         .buffer_unordered(PARALLEL_FETCHES)
         .try_collect::<Vec<()>>()
         .await

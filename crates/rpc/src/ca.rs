@@ -203,9 +203,26 @@ fn leaf_params(name: &str, now_unix: u64, life: Duration) -> Result<CertificateP
 
 /// A new key and a signing request for it: (key PEM, request DER).
 pub fn signing_request() -> Result<(String, Vec<u8>), CaError> {
-    let key = KeyPair::generate().map_err(make("a key"))?;
+    request_with(&KeyPair::generate().map_err(make("a key"))?)
+}
+
+/// A signing request for a key that a node keeps: (key PEM, request DER).
+pub fn signing_request_for(key_pem: &str) -> Result<(String, Vec<u8>), CaError> {
+    request_with(&KeyPair::from_pem(key_pem).map_err(make("a request for the kept key"))?)
+}
+
+/// SHA-256 of a request's public key, hex: tells a returning node from another with its name.
+pub fn request_key_fingerprint(request_der: &[u8]) -> Result<String, CaError> {
+    use rcgen::PublicKeyData;
+    let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request_der))
+        .map_err(CaError::BadRequest)?;
+    let key = request.public_key.subject_public_key_info();
+    Ok(hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key)))
+}
+
+fn request_with(key: &KeyPair) -> Result<(String, Vec<u8>), CaError> {
     let params = CertificateParams::new(Vec::new()).map_err(make("request parameters"))?;
-    let request = params.serialize_request(&key).map_err(make("a signing request"))?;
+    let request = params.serialize_request(key).map_err(make("a signing request"))?;
     Ok((key.serialize_pem(), request.der().to_vec()))
 }
 

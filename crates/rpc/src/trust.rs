@@ -143,7 +143,7 @@ impl std::fmt::Debug for Trust {
 }
 
 /// The identity that a certificate claims; says nothing of whether it is true.
-pub(crate) fn identity_of(certificate: &CertificateDer<'_>) -> Option<Identity> {
+pub fn identity_of(certificate: &CertificateDer<'_>) -> Option<Identity> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let names = parsed.subject_alternative_name().ok()??;
     let mut uris = names.value.general_names.iter().filter_map(|name| match name {

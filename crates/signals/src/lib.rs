@@ -24,13 +24,10 @@ pub struct InvalidFilter {
 
 /// Installs the process's logger; call once, before anything logs.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), InvalidFilter> {
-    let parsed = EnvFilter::builder()
-        .parse(filter)
-        .map_err(|source| InvalidFilter { filter: filter.to_owned(), source })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(parsed)
-        .with_writer(std::io::stderr)
-        .with_span_events(FmtSpan::NONE);
+    let parsed =
+        EnvFilter::builder().parse(filter).map_err(|source| InvalidFilter { filter: filter.to_owned(), source })?;
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
     match format {
         LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
