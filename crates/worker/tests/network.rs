@@ -92,6 +92,22 @@ fn the_host_reaches_a_machine_at_both_addresses() {
     });
 }
 
+/// The first packet counts: one that is lost costs a waking request a second.
+#[test]
+fn a_namespace_is_usable_at_once() {
+    on_a_host(|state| async move {
+        let networks = open(&state, INSTANCE).await;
+        for round in 0..20 {
+            let plan = plan(round % 3, 7);
+            let namespace = machine(&networks, &plan).await;
+            for address in [IpAddr::V4(networks.ipv4(plan.slot)), IpAddr::V6(plan.ipv6)] {
+                let answer = ask(serve(&namespace, address));
+                assert!(answer.is_ok(), "round {round}, {address}: {answer:?}");
+            }
+        }
+    });
+}
+
 #[test]
 fn machines_reach_their_own_network_alone() {
     on_a_host(|state| async move {

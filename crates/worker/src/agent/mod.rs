@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use atoll_driver::{ExecSpec, ExecStreams, ProcessInfo};
+use atoll_driver::{ExecSpec, ExecStreams, ProcessInfo, Running};
 use atoll_model::machine::Lease;
 use atoll_model::{AppName, MachineId, MachineState, MachineVersion};
 use atoll_rpc::contract::{MachineView, NodeView};
@@ -143,7 +143,9 @@ impl Agent {
 
     /// Sends a signal to the main process; needs no lease.
     pub async fn signal(&self, machine: MachineId, signal: i32) -> Result<(), WorkerError> {
-        self.handle(machine)?.ask(Ask::Signal(signal), "", events::BY_USER).await.map(|_| ())
+        let (running, ..) = self.process(machine).await?;
+        let sent = running.signal(signal).await;
+        sent.map_err(|source| WorkerError::Driver { machine, action: "be sent the signal", source })
     }
 
     pub async fn lease(&self, machine: MachineId, ask: LeaseAsk) -> Result<Lease, WorkerError> {
@@ -164,11 +166,7 @@ impl Agent {
         if exec.command.first().is_none_or(String::is_empty) {
             return Err(WorkerError::Invalid("exec needs a command".into()));
         }
-        let Answer::Process(running, sealed, slot) =
-            self.handle(machine)?.ask(Ask::Process, "", events::BY_USER).await?
-        else {
-            return Err(WorkerError::NotFound { machine });
-        };
+        let (running, sealed, slot) = self.process(machine).await?;
         let main = effects::main_process(&self.context, &sealed, slot).await;
         let mut process = main.map_err(|error| WorkerError::Precondition(chain(&error)))?;
         process.args = exec.command;
@@ -179,14 +177,9 @@ impl Agent {
     }
 
     pub async fn processes(&self, machine: MachineId) -> Result<Vec<ProcessInfo>, WorkerError> {
-        match self.handle(machine)?.ask(Ask::Process, "", events::BY_USER).await? {
-            Answer::Process(running, ..) => running.processes().await.map_err(|source| WorkerError::Driver {
-                machine,
-                action: "list its processes",
-                source,
-            }),
-            _ => Err(WorkerError::NotFound { machine }),
-        }
+        let (running, ..) = self.process(machine).await?;
+        let processes = running.processes().await;
+        processes.map_err(|source| WorkerError::Driver { machine, action: "list its processes", source })
     }
 
     /// Fetches and unpacks an image ahead of time; gives the bytes it took.
@@ -225,6 +218,14 @@ impl Agent {
 
     fn handle(&self, machine: MachineId) -> Result<Handle, WorkerError> {
         self.context.registry.get(machine)
+    }
+
+    /// What runs, for use outside of the machine's task: a driver that hangs must not hold it up.
+    async fn process(&self, machine: MachineId) -> Result<(Arc<dyn Running>, Sealed, u32), WorkerError> {
+        match self.handle(machine)?.ask(Ask::Process, "", events::BY_USER).await? {
+            Answer::Process(running, sealed, slot) => Ok((running, sealed, slot)),
+            _ => Err(WorkerError::NotFound { machine }),
+        }
     }
 
     /// A lease expires without anybody being told.

@@ -67,7 +67,6 @@ pub enum Ask {
         force: bool,
     },
     Cordon(bool),
-    Signal(i32),
     Lease(LeaseAsk),
     Metadata(SetMetadata),
     /// The running machine and its bundle, to use its processes.

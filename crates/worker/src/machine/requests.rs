@@ -42,7 +42,6 @@ impl Task {
             Ask::Lease(ask) => self.lease(ask).await,
             Ask::Metadata(change) => self.set_metadata(change).await,
             Ask::Process => self.process(),
-            Ask::Signal(signal) => self.signal(signal).await,
             Ask::Wake => self.wake(nonce).await,
             change => {
                 lease::permits(self.id, self.state.lease.as_ref(), nonce, self.context.now_ms())?;
@@ -70,9 +69,7 @@ impl Task {
             }
             Ask::Cordon(cordoned) => self.cordon(cordoned).await,
             // The rest was answered before the lease was asked.
-            Ask::Loads(_) | Ask::Lease(_) | Ask::Metadata(_) | Ask::Process | Ask::Signal(_) | Ask::Wake => {
-                Ok(Answer::Done)
-            }
+            Ask::Loads(_) | Ask::Lease(_) | Ask::Metadata(_) | Ask::Process | Ask::Wake => Ok(Answer::Done),
         }
     }
 
@@ -197,16 +194,6 @@ impl Task {
             self.publish();
         }
         Ok(Answer::Changed(previous))
-    }
-
-    async fn signal(&mut self, signal: i32) -> Reply {
-        let running = self.usable()?;
-        running.signal(signal).await.map_err(|source| WorkerError::Driver {
-            machine: self.id,
-            action: "be sent the signal",
-            source,
-        })?;
-        Ok(Answer::Done)
     }
 
     fn process(&mut self) -> Reply {

@@ -199,7 +199,8 @@ impl Task {
             self.watch_run(running);
         }
         let mut writes = Vec::new();
-        if let Some(exit) = exit {
+        // A machine that was down has told its exit before.
+        if let Some(exit) = exit.filter(|_| before.may_have_processes()) {
             let requested = matches!(before, Phase::Ending { .. });
             let restarting = matches!(self.state.phase, Phase::Clearing { then: Next::BackOff { .. } });
             let request = self.note_exit(&exit, requested, restarting);

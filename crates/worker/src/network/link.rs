@@ -134,7 +134,9 @@ fn configure(
     machine.add_route(&Route { to: everything(), via: Some(gateway), link: FAR_INDEX, source: Some(ipv4) })?;
     machine.add_route(&Route { to: private(), via: Some(link_local), link: FAR_INDEX, source: Some(ipv6) })?;
     machine.settle(FAR_INDEX)?;
-    host.settle(index)
+    host.settle(index)?;
+    machine.await_address(FAR_INDEX, plan.ipv6)?;
+    host.await_address(index, HOST_LINK_LOCAL)
 }
 
 fn host_socket() -> std::io::Result<std::os::fd::OwnedFd> {

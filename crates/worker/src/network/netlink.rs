@@ -2,8 +2,9 @@
 //! neighbours, as few words as the rest of the module needs.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
 use rtnetlink::packet_core::{
@@ -100,6 +101,26 @@ impl Netlink {
         message.header.index = index;
         // Asking for one interface brings its carrier state up to date.
         self.request(RouteNetlinkMessage::GetLink(message), 0)
+    }
+
+    /// Waits until the kernel takes packets for an IPv6 address that was added to the interface. It
+    /// begins to in the background, and what comes before is lost.
+    pub fn await_address(&mut self, index: u32, address: Ipv6Addr) -> io::Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut message = RouteMessage::default();
+            message.header.address_family = AddressFamily::Inet6;
+            message.header.destination_prefix_length = 128;
+            message.attributes =
+                vec![RouteAttribute::Destination(RouteAddress::Inet6(address)), RouteAttribute::Iif(index)];
+            match self.ask(RouteNetlinkMessage::GetRoute(message)) {
+                Ok(RouteNetlinkMessage::NewRoute(route)) if route.header.kind == RouteType::Local => return Ok(()),
+                Ok(_) | Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_micros(200)),
+                Ok(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{address} is not taken up"))),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     pub fn set_up(&mut self, index: u32) -> io::Result<()> {
@@ -231,6 +252,20 @@ impl Netlink {
             for answer in self.receive(sequence)? {
                 if let NetlinkPayload::Error(error) = answer.payload {
                     return if error.code.is_none() { Ok(()) } else { Err(error.to_io()) };
+                }
+            }
+        }
+    }
+
+    /// A question with one answer.
+    fn ask(&mut self, message: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
+        let sequence = self.send(message, NLM_F_REQUEST)?;
+        loop {
+            for answer in self.receive(sequence)? {
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(message) => return Ok(message),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    _ => {}
                 }
             }
         }
