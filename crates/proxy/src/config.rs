@@ -102,6 +102,9 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Starting a machine, until its port accepts. Default 55 s.
     pub wake: Duration,
+    /// How long a request waits for a machine to start before it looks for another one; without
+    /// another it goes on waiting. Default 10 s.
+    pub wake_patience: Duration,
     /// How long an unused connection to a machine is kept. Default 4 s.
     pub pool_idle: Duration,
     /// Connecting to another edge, handshake included. Default 3 s.
@@ -128,6 +131,7 @@ impl Default for Timeouts {
             backoff_max: Duration::from_secs(1),
             connect: Duration::from_secs(2),
             wake: Duration::from_secs(55),
+            wake_patience: Duration::from_secs(10),
             pool_idle: Duration::from_secs(4),
             backhaul_connect: Duration::from_secs(3),
             probe_interval: Duration::from_millis(500),

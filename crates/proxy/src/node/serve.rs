@@ -175,7 +175,12 @@ impl<'a> Visit<'a> {
 
     async fn wake(&mut self) -> Result<(), Setback> {
         let Exchange { core, row, terms, .. } = *self.exchange;
-        wake(core, &self.machine, row, self.service.internal_port, terms.deadline).await?;
+        let patience = core.edge.config.timeouts.wake_patience;
+        let until = match terms.last_resort {
+            true => terms.deadline,
+            false => terms.deadline.min(Instant::now() + patience),
+        };
+        wake(core, &self.machine, row, self.service.internal_port, until).await?;
         self.woken = true;
         Ok(())
     }

@@ -178,6 +178,26 @@ async fn load_is_counted_and_reported() {
 }
 
 #[tokio::test]
+async fn a_start_that_takes_long_is_waited_for_only_without_another_machine() {
+    let platform = Platform::new();
+    let ams = platform.node_with("ams1", "ams", |config| config.timeouts.wake_patience = Duration::from_millis(50));
+    let nrt = platform.node("nrt1", "nrt");
+    let app = platform.app("web");
+    let slow = Machine::stopped("slow", App::hello()).await;
+    platform.host(&ams, &app, &slow);
+    *ams.worker.start_time.lock().unwrap() = Duration::from_millis(400);
+    let client = Client::new(ams.http, "web.localhost");
+    assert_eq!(client.post("/", "x").await.text(), "slow 1");
+    assert_eq!(ams.worker.wakes.load(Ordering::SeqCst), 1);
+    let other = platform.app("other");
+    let (never, there) = (Machine::stopped("never", App::hello()).await, Machine::started("there", App::hello()).await);
+    platform.host(&ams, &other, &never);
+    platform.host(&nrt, &other, &there);
+    *ams.worker.start_time.lock().unwrap() = Duration::from_secs(3600);
+    assert_eq!(Client::new(ams.http, "other.localhost").post("/", "x").await.text(), "there 1");
+}
+
+#[tokio::test]
 async fn while_the_worker_is_away_requests_for_a_stopped_machine_wait_for_it() {
     let platform = Platform::new();
     let ams = platform.node("ams1", "ams");
