@@ -60,6 +60,10 @@ fn deploy(row: &Row) -> Result<Deploy, StoreError> {
     })
 }
 
+fn event(row: &Row) -> Result<DeployEvent, StoreError> {
+    Ok(DeployEvent { number: row.unsigned("number")?, event: row.json("event")?, at_ms: row.unsigned("at")? })
+}
+
 impl ReadTx {
     pub async fn deploy_fetch(&self, release: &str) -> Result<Deploy, StoreError> {
         let row = self.row_opt("SELECT * FROM deploys WHERE release = $1", params![release]).await?;
@@ -93,17 +97,13 @@ impl ReadTx {
     /// Events after number `after`, in order.
     pub async fn deploy_events(&self, release: &str, after: u64, limit: u32) -> Result<Vec<DeployEvent>, StoreError> {
         let sql = "SELECT * FROM deploy_events WHERE release = $1 AND number > $2 ORDER BY number LIMIT $3";
-        self.rows(sql, params![release, after, limit])
-            .await?
-            .iter()
-            .map(|row| {
-                Ok(DeployEvent {
-                    number: row.unsigned("number")?,
-                    event: row.json("event")?,
-                    at_ms: row.unsigned("at")?,
-                })
-            })
-            .collect()
+        self.rows(sql, params![release, after, limit]).await?.iter().map(event).collect()
+    }
+
+    /// The newest event; of a deploy that is done it says how it ended.
+    pub async fn deploy_last_event(&self, release: &str) -> Result<Option<DeployEvent>, StoreError> {
+        let sql = "SELECT * FROM deploy_events WHERE release = $1 ORDER BY number DESC LIMIT 1";
+        self.row_opt(sql, params![release]).await?.as_ref().map(event).transpose()
     }
 }
 

@@ -44,6 +44,9 @@ pub struct MachineSpec {
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct NewMachine {
+    /// Chosen beforehand, by a plan: a second record with the same id answers the first machine.
+    /// `None`: a random one.
+    pub id: Option<MachineId>,
     pub app: AppName,
     pub name: String,
     /// A second record with the same key answers the first machine.
@@ -79,7 +82,7 @@ pub struct MachineRecord {
 #[derive(Clone, PartialEq, Debug)]
 pub enum MachineIntent {
     New(MachineRecord),
-    /// The idempotency key was used before, for this machine.
+    /// The idempotency key or the id was used before, for this machine.
     Repeated(MachineRecord),
 }
 
@@ -208,6 +211,15 @@ impl WriteTx {
     /// Records a machine with a new id and address before the worker is asked to make it.
     pub async fn machine_record(&self, new: &NewMachine, now_ms: u64) -> Result<MachineIntent, StoreError> {
         let app = self.app_fetch(&new.app).await?;
+        if let Some(id) = new.id
+            && let Some(row) = self.row_opt(SELECT_BY_ID, params![id]).await?
+        {
+            let known = machine(&row)?;
+            if known.app != new.app {
+                return Err(StoreError::conflict("machine", id, "another app has a machine with this id"));
+            }
+            return Ok(MachineIntent::Repeated(known));
+        }
         if let Some(key) = &new.idempotency_key {
             let sql = "SELECT id FROM machines WHERE app = $1 AND idempotency_key = $2";
             if let Some(row) = self.row_opt(sql, params![&app.id, key]).await? {
@@ -221,7 +233,7 @@ impl WriteTx {
         if let Some(row) = self.row_opt(sql, params![&app.id, &new.name]).await? {
             return Err(StoreError::taken("machine", &new.name, Some(row.text("id")?)));
         }
-        let id = random_machine_id();
+        let id = new.id.unwrap_or_else(random_machine_id);
         let private_ip = self.address_allocate(app.network).await?;
         self.execute(
             "INSERT INTO machines (id, app, name, idempotency_key, node, region, process_group, phase, version,

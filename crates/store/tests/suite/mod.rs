@@ -69,6 +69,7 @@ pub async fn create_app(store: &Store, new: &NewApp) -> Result<App, StoreError> 
 
 pub fn new_machine(app: &str, name: &str) -> NewMachine {
     NewMachine {
+        id: None,
         app: parsed(app),
         name: name.into(),
         idempotency_key: None,
@@ -235,6 +236,16 @@ pub async fn a_repeated_machine_is_the_same_machine(store: &Store) {
     let record = || store.write(|tx| async move { tx.machine_record(keyed, NOW).await });
     let MachineIntent::New(first) = record().await.unwrap() else { panic!("the first record is new") };
     assert_eq!(record().await.unwrap(), MachineIntent::Repeated(first));
+
+    let chosen = atoll_model::MachineId::from_random(7);
+    let planned = &NewMachine { id: Some(chosen), ..new_machine("web", "two") };
+    let record = || store.write(|tx| async move { tx.machine_record(planned, NOW).await });
+    let MachineIntent::New(first) = record().await.unwrap() else { panic!("the first record is new") };
+    assert_eq!(first.id, chosen);
+    assert_eq!(record().await.unwrap(), MachineIntent::Repeated(first));
+    create_app(store, &new_app("shop")).await.unwrap();
+    let foreign = NewMachine { id: Some(chosen), ..new_machine("shop", "one") };
+    assert_eq!(record_machine(store, &foreign).await.unwrap_err().kind(), ErrorKind::Conflict);
 }
 
 pub async fn addresses_are_never_given_twice(store: &Store) {

@@ -1,0 +1,106 @@
+//! Errors as the API's clients expect them: `{"error": text, "status"?: code}`.
+
+use axum::Json;
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use atoll_control::{ControlError, Kind};
+use atoll_identity::{AuthError, Denied};
+use atoll_model::ids::InvalidId;
+
+/// Any failure of a route.
+#[derive(Debug)]
+pub struct ApiError(pub ControlError);
+
+pub type ApiResult<T> = Result<T, ApiError>;
+
+impl<E: Into<ControlError>> From<E> for ApiError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl ApiError {
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self(ControlError::invalid(message))
+    }
+
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self(ControlError::not_found(message))
+    }
+
+    /// A name in the path that cannot be one of anything.
+    pub fn of_path(error: &InvalidId) -> Self {
+        Self(ControlError::not_found(error.to_string()))
+    }
+
+    pub fn denied(denied: &Denied) -> Self {
+        Self(ControlError::new(Kind::Forbidden, denied.to_string()))
+    }
+
+    pub fn unauthenticated(error: AuthError) -> Self {
+        match error {
+            AuthError::Unauthenticated => Self(ControlError::new(Kind::Unauthenticated, error.to_string())),
+            AuthError::Unavailable { source } => Self(source.into()),
+        }
+    }
+}
+
+fn status_of(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::Invalid => StatusCode::BAD_REQUEST,
+        Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Kind::Forbidden => StatusCode::FORBIDDEN,
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::Conflict => StatusCode::CONFLICT,
+        Kind::Precondition => StatusCode::PRECONDITION_FAILED,
+        Kind::NameTaken | Kind::Capacity => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::TimedOut => StatusCode::REQUEST_TIMEOUT,
+        Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The `status` word that clients read beside the text.
+fn word_of(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::NameTaken => Some("name_taken"),
+        Kind::Capacity => Some("insufficient_capacity"),
+        _ => None,
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let error = self.0;
+        if matches!(error.kind, Kind::Internal | Kind::Unavailable) {
+            let cause = error.source.as_ref().map(|source| chain(source.as_ref()));
+            tracing::error!(message = error.message, cause, "a request failed");
+        }
+        let mut body = json!({"error": error.message});
+        if let Some(word) = word_of(error.kind) {
+            body["status"] = word.into();
+        }
+        (status_of(error.kind), Json(body)).into_response()
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    text
+}
+
+pub async fn no_such_route(method: Method, uri: Uri) -> ApiError {
+    ApiError::not_found(format!("there is no {method} {}", uri.path()))
+}
+
+pub async fn wrong_method(method: Method, uri: Uri) -> Response {
+    let body = json!({"error": format!("{} takes no {method}", uri.path())});
+    (StatusCode::METHOD_NOT_ALLOWED, Json(body)).into_response()
+}

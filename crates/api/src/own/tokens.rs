@@ -1,0 +1,68 @@
+//! `/api/v1/tokens`: tokens for people and programs. A token's text is shown once.
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::{delete, get};
+use axum::{Json, Router};
+
+use atoll_identity::{Action, Target, token_create};
+use atoll_model::wire::{TokenReply, TokenRequest};
+use atoll_store::{NewToken, Token, TokenKind};
+
+use crate::Api;
+use crate::auth::Auth;
+use crate::error::{ApiError, ApiResult};
+
+pub fn routes() -> Router<Api> {
+    Router::new().route("/api/v1/tokens", get(list).post(create)).route("/api/v1/tokens/{id}", delete(revoke))
+}
+
+fn reply(token: Token, text: Option<String>) -> TokenReply {
+    let role = match token.kind {
+        TokenKind::ReadOnly => "read-only".to_owned(),
+        kind => kind.to_string(),
+    };
+    TokenReply { id: token.id, token: text, name: token.name, role, expires_at_ms: token.expires_at_ms }
+}
+
+async fn create(State(api): State<Api>, auth: Auth, Json(wanted): Json<TokenRequest>) -> ApiResult<Json<TokenReply>> {
+    auth.may(Action::Administer, Target::Nodes)?;
+    let kind = match wanted.role.as_str() {
+        "owner" => TokenKind::Owner,
+        "read-only" => TokenKind::ReadOnly,
+        other => return Err(ApiError::invalid(format!("role {other:?} is neither \"owner\" nor \"read-only\""))),
+    };
+    let now = api.control.now_ms();
+    let new = NewToken {
+        kind,
+        name: wanted.name,
+        org: None,
+        app: None,
+        region: None,
+        node: None,
+        created_by: auth.name(),
+        expires_at_ms: wanted.expires_in.map(|seconds| now.saturating_add(seconds.saturating_mul(1000))),
+    };
+    let (text, token) = token_create(&api.control.store, &new, now).await?;
+    Ok(Json(reply(token, Some(text.reveal().to_owned()))))
+}
+
+async fn list(State(api): State<Api>, auth: Auth) -> ApiResult<Json<Vec<TokenReply>>> {
+    auth.may(Action::Administer, Target::Nodes)?;
+    let tokens = api.control.store.read(|tx| async move { tx.token_list().await }).await?;
+    let now = api.control.now_ms();
+    let live = tokens.into_iter().filter(|token| token.kind != TokenKind::NodeJoin && token.is_live(now));
+    Ok(Json(live.map(|token| reply(token, None)).collect()))
+}
+
+async fn revoke(State(api): State<Api>, auth: Auth, Path(id): Path<String>) -> ApiResult<StatusCode> {
+    auth.may(Action::Administer, Target::Nodes)?;
+    let (id, now) = (&id, api.control.now_ms());
+    api.control.store.write(|tx| async move { tx.token_revoke(id, now).await }).await.map_err(|error| {
+        match error.kind() {
+            atoll_store::ErrorKind::NotFound => ApiError::not_found(format!("there is no token {id:?}")),
+            _ => error.into(),
+        }
+    })?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,249 @@
+//! Every knob of a server, in one struct: flag, environment variable `ATOLL_<NAME>`, key of the
+//! configuration file, default; in this order of precedence.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Command};
+use serde::{Deserialize, Serialize};
+
+/// Knobs shared by `atoll up` and `atoll join`.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+pub struct ServerOptions {
+    /// Folder for everything this server keeps
+    #[arg(long, env = "ATOLL_STATE", default_value = "/var/lib/atoll")]
+    pub state: PathBuf,
+
+    /// Configuration file (TOML; keys are the flags' names); read if it exists, required if named
+    #[arg(long, env = "ATOLL_CONFIG", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+
+    /// Where this server stands: a region code such as ams, nrt or ord
+    #[arg(long, env = "ATOLL_REGION", default_value = "ams")]
+    pub region: String,
+
+    /// This server's name, unique on the platform [default: the host name]
+    #[arg(long, env = "ATOLL_NAME")]
+    pub name: Option<String>,
+
+    /// Edge: plain HTTP
+    #[arg(long, env = "ATOLL_HTTP", default_value = "0.0.0.0:80")]
+    pub http: SocketAddr,
+
+    /// Edge: HTTPS
+    #[arg(long, env = "ATOLL_HTTPS", default_value = "0.0.0.0:443")]
+    pub https: SocketAddr,
+
+    /// Edge to edge, mutual TLS
+    #[arg(long, env = "ATOLL_BACKHAUL", default_value = "0.0.0.0:4282")]
+    pub backhaul: SocketAddr,
+
+    /// Control and edges to this node's worker, mutual TLS
+    #[arg(long, env = "ATOLL_WORKER_RPC", default_value = "0.0.0.0:4283")]
+    pub worker_rpc: SocketAddr,
+
+    /// The address at which other nodes reach this one [default: the listening one, or the one control sees]
+    #[arg(long, env = "ATOLL_ADVERTISE")]
+    pub advertise: Option<std::net::IpAddr>,
+
+    /// Written once this server serves; JSON with its addresses
+    #[arg(long, env = "ATOLL_READY_FILE")]
+    pub ready_file: Option<PathBuf>,
+
+    /// What to log: a level, or levels by module
+    #[arg(long, env = "ATOLL_LOG", default_value = "info")]
+    pub log: String,
+
+    /// Log as JSON lines
+    #[arg(long, env = "ATOLL_LOG_JSON")]
+    pub log_json: bool,
+
+    /// How much memory may be promised to machines, as a multiple of what the server has
+    #[arg(long, env = "ATOLL_MEMORY_OVERCOMMIT", default_value_t = 1.5)]
+    pub memory_overcommit: f64,
+
+    /// Seconds that open connections get when an edge is replaced or stopped
+    #[arg(long, env = "ATOLL_DRAIN_SECONDS", default_value_t = 30)]
+    pub drain_seconds: u64,
+
+    /// User id that control runs as (no account needed)
+    #[arg(long, env = "ATOLL_CONTROL_UID", default_value_t = 64900)]
+    pub control_uid: u32,
+
+    /// User id that the edge runs as (no account needed)
+    #[arg(long, env = "ATOLL_EDGE_UID", default_value_t = 64901)]
+    pub edge_uid: u32,
+}
+
+/// Knobs of control.
+#[derive(Args, Clone, Debug, Serialize, Deserialize)]
+pub struct ControlOptions {
+    /// API, registry
+    // `ATOLL_API` names the platform that commands talk to.
+    #[arg(long, env = "ATOLL_API_LISTEN", default_value = "127.0.0.1:4280")]
+    pub api: SocketAddr,
+
+    /// Serve the API without TLS on an address other than loopback
+    #[arg(long, env = "ATOLL_API_PLAIN")]
+    pub api_plain: bool,
+
+    /// Nodes to control, and joining nodes
+    #[arg(long, env = "ATOLL_RPC", default_value = "0.0.0.0:4281")]
+    pub rpc: SocketAddr,
+
+    /// Apps are served at <app>.<this domain>
+    #[arg(long, env = "ATOLL_APP_DOMAIN", default_value = "localhost")]
+    pub app_domain: String,
+
+    /// Records: postgres://… instead of the SQLite file in the state folder
+    #[arg(long, env = "ATOLL_DATABASE")]
+    pub database: Option<String>,
+}
+
+const DEFAULT_CONFIG: &str = "/etc/atoll/config.toml";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration file {path}", path = .path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the configuration file {path} is not valid TOML:\n{problem}", path = .path.display())]
+    Syntax { path: PathBuf, problem: String },
+    #[error("unknown key {key:?} in {path}; keys are the names of the flags, see --help", path = .path.display())]
+    UnknownKey { path: PathBuf, key: String },
+    #[error("{key} in {path} must be a text, a number or a boolean", path = .path.display())]
+    WrongType { path: PathBuf, key: String },
+}
+
+/// Puts the values of the configuration file into the server's commands as their defaults, so that
+/// flags and environment win over them.
+pub fn with_file(mut command: Command, servers: &[&str], arguments: &[String]) -> Result<Command, ConfigError> {
+    let (path, named) = config_path(arguments);
+    for (key, value) in read_file(&path, named)? {
+        let id = key.replace('-', "_");
+        let mut known = false;
+        for server in servers {
+            command = command.mut_subcommand(server, |command| {
+                let has = id != "config" && command.get_arguments().any(|argument| argument.get_id() == id.as_str());
+                known |= has;
+                if has { command.mut_arg(&id, |argument| argument.default_value(value.clone())) } else { command }
+            });
+        }
+        if !known {
+            return Err(ConfigError::UnknownKey { path, key });
+        }
+    }
+    Ok(command)
+}
+
+/// The file to read, and whether the user named it.
+fn config_path(arguments: &[String]) -> (PathBuf, bool) {
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        if argument == "--config" {
+            return (arguments.next().map(PathBuf::from).unwrap_or_default(), true);
+        }
+        if let Some(path) = argument.strip_prefix("--config=") {
+            return (PathBuf::from(path), true);
+        }
+    }
+    match std::env::var_os("ATOLL_CONFIG") {
+        Some(path) => (path.into(), true),
+        None => (DEFAULT_CONFIG.into(), false),
+    }
+}
+
+fn read_file(path: &Path, required: bool) -> Result<Vec<(String, String)>, ConfigError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => return Ok(Vec::new()),
+        Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+    };
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| ConfigError::Syntax { path: path.to_owned(), problem: error.to_string() })?;
+    table
+        .into_iter()
+        .map(|(key, value)| {
+            let text = match value {
+                toml::Value::String(text) => text,
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Float(number) => number.to_string(),
+                toml::Value::Boolean(flag) => flag.to_string(),
+                _ => return Err(ConfigError::WrongType { path: path.to_owned(), key }),
+            };
+            Ok((key, text))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, FromArgMatches, Parser};
+
+    use super::*;
+
+    #[derive(Parser, Debug)]
+    struct Program {
+        #[command(subcommand)]
+        server: Server,
+    }
+
+    #[derive(clap::Subcommand, Debug)]
+    enum Server {
+        Up {
+            #[command(flatten)]
+            server: ServerOptions,
+            #[command(flatten)]
+            control: ControlOptions,
+        },
+        Join {
+            #[command(flatten)]
+            server: ServerOptions,
+        },
+    }
+
+    fn parse_arguments(arguments: &[String]) -> Result<(ServerOptions, ControlOptions), ConfigError> {
+        let command = with_file(Program::command(), &["up", "join"], arguments)?;
+        let matches = command.get_matches_from(arguments);
+        match Program::from_arg_matches(&matches).unwrap().server {
+            Server::Up { server, control } => Ok((server, control)),
+            Server::Join { .. } => panic!("not tried here"),
+        }
+    }
+
+    fn parse(file: &str, arguments: &[&str]) -> Result<(ServerOptions, ControlOptions), ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, file).unwrap();
+        let mut all = ["atoll", "up", "--config", path.to_str().unwrap()].map(str::to_owned).to_vec();
+        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        parse_arguments(&all)
+    }
+
+    #[test]
+    fn the_file_gives_defaults_and_flags_win() {
+        let (server, control) =
+            parse("region = \"nrt\"\napp-domain = \"apps.example\"\nlog-json = true\n", &["--region", "ord"]).unwrap();
+        assert_eq!(server.region, "ord");
+        assert_eq!(control.app_domain, "apps.example");
+        assert!(server.log_json);
+        assert_eq!(control.api.to_string(), "127.0.0.1:4280");
+    }
+
+    #[test]
+    fn bad_files_are_refused_naming_the_key() {
+        assert!(parse("regoin = \"nrt\"", &[]).unwrap_err().to_string().contains("regoin"));
+        assert!(parse("region = [1]", &[]).unwrap_err().to_string().contains("region"));
+        assert!(matches!(parse("region = ", &[]), Err(ConfigError::Syntax { .. })));
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let arguments = ["atoll", "up", "--config", "/nonexistent/atoll.toml"].map(str::to_owned);
+        assert!(matches!(parse_arguments(&arguments), Err(ConfigError::Read { .. })));
+    }
+}

@@ -1,0 +1,74 @@
+//! Listening sockets: bound once by the supervisor and handed to the processes that serve them, so
+//! that connections wait in the kernel while a process is replaced.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use anyhow::{Context, bail};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Name of the environment variable: `name=fd` pairs, comma separated.
+const VARIABLE: &str = "ATOLL_SOCKETS";
+
+/// Binds `address`; `flag` is the option that chose it, for the error.
+pub fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listen = || -> std::io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(4096)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    };
+    listen().with_context(|| format!("cannot listen on {address} (--{flag}); is another program using it?"))
+}
+
+/// Sockets by name, on their way to a child.
+#[derive(Default)]
+pub struct Inherited(BTreeMap<&'static str, TcpListener>);
+
+impl Inherited {
+    pub fn add(&mut self, name: &'static str, listener: TcpListener) {
+        self.0.insert(name, listener);
+    }
+
+    pub fn address(&self, name: &str) -> Option<SocketAddr> {
+        self.0.get(name).and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// The value of the environment variable, and the descriptors a child must keep.
+    pub fn describe(&self) -> (&'static str, String, Vec<RawFd>) {
+        let pairs: Vec<String> = self.0.iter().map(|(name, fd)| format!("{name}={}", fd.as_raw_fd())).collect();
+        (VARIABLE, pairs.join(","), self.0.values().map(AsRawFd::as_raw_fd).collect())
+    }
+}
+
+/// The sockets this process was given. Call once: it takes ownership of the descriptors.
+pub fn take() -> anyhow::Result<BTreeMap<String, TcpListener>> {
+    let text = std::env::var(VARIABLE).unwrap_or_default();
+    let mut sockets = BTreeMap::new();
+    for pair in text.split(',').filter(|pair| !pair.is_empty()) {
+        let Some((name, fd)) = pair.split_once('=') else { bail!("{VARIABLE} holds {pair:?}, not name=descriptor") };
+        let fd: RawFd = fd.parse().with_context(|| format!("{VARIABLE} holds {pair:?}, not name=descriptor"))?;
+        rustix::io::fcntl_setfd(
+            // SAFETY: the descriptor was inherited for us alone and is owned only from here on.
+            unsafe { rustix::fd::BorrowedFd::borrow_raw(fd) },
+            rustix::io::FdFlags::CLOEXEC,
+        )
+        .with_context(|| format!("the supervisor did not hand over the socket {name:?}"))?;
+        // SAFETY: as above; nobody else in this process knows the descriptor.
+        let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+        sockets.insert(name.to_owned(), TcpListener::from(owned));
+    }
+    Ok(sockets)
+}
+
+/// Takes one socket out of the set, as a tokio listener.
+pub fn tokio_listener(
+    sockets: &mut BTreeMap<String, TcpListener>,
+    name: &str,
+) -> anyhow::Result<tokio::net::TcpListener> {
+    let listener = sockets.remove(name).with_context(|| format!("the supervisor handed over no socket {name:?}"))?;
+    tokio::net::TcpListener::from_std(listener).with_context(|| format!("the socket {name:?} cannot be used"))
+}

@@ -1,0 +1,43 @@
+//! Keeps a process's certificate fresh: at half of its life a new one is asked of control, taken into
+//! use without closing anything, and kept for the next start.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tonic::transport::Channel;
+
+use atoll_rpc::ca::signing_request_for;
+use atoll_rpc::proto::control::RenewRequest;
+use atoll_rpc::proto::control::nodes_client::NodesClient;
+use atoll_rpc::tls::{IdentityMaterial, LiveIdentity};
+
+use crate::node::setup::now_unix;
+
+const RETRY: Duration = Duration::from_secs(15);
+
+/// Runs until the process ends. `file`: where the identity is kept.
+pub async fn renew_forever(live: Arc<LiveIdentity>, control: Channel, file: PathBuf) {
+    loop {
+        let wait = live.renew_at().saturating_sub(now_unix());
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+        if let Err(error) = renew(&live, control.clone(), &file).await {
+            tracing::warn!(error = format!("{error:#}"), "cannot renew this process's certificate now");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+async fn renew(live: &LiveIdentity, control: Channel, file: &std::path::Path) -> anyhow::Result<()> {
+    let kept = IdentityMaterial::load(file)?;
+    // The key stays: it is what tells this node from another with its name.
+    let (key_pem, csr) = signing_request_for(&kept.key_pem)?;
+    let request = RenewRequest { csr: csr.into(), clock_ms: now_unix() * 1000 };
+    let reply = NodesClient::new(control).renew(request).await.context("control did not answer")?.into_inner();
+    let renewed = IdentityMaterial { key_pem, chain_pem: reply.chain, roots_pem: reply.roots };
+    live.replace(&renewed)?;
+    live.trust().authority_heard(now_unix());
+    renewed.save(file)?;
+    Ok(())
+}

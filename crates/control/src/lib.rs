@@ -1,0 +1,81 @@
+//! The platform's records and what is done with them: apps, machines, nodes, secrets, images. Control
+//! decides and remembers; workers do. Each change is recorded before a worker hears of it, so that a
+//! kill in between leaves something to finish or unwind.
+//!
+//! Knows no HTTP shapes; the faces are in `api`.
+
+mod apps;
+mod directory;
+mod error;
+mod images;
+mod machines;
+mod names;
+mod nodes;
+mod reconcile;
+mod rows;
+mod secrets;
+mod serve;
+
+use std::sync::Arc;
+
+use atoll_images::{ImageStore, Puller};
+use atoll_keyring::Keyring;
+use atoll_rpc::ca::Authority;
+use atoll_rpc::tls::LiveIdentity;
+use atoll_store::Store;
+
+pub use directory::{Directory, KnownNode};
+pub use error::{ControlError, ControlResult, Kind};
+pub use images::{Freed, ResolvedImage};
+pub use machines::{Held, MachineCreate, MachineUpdate, Seen};
+pub use nodes::{JoinTokenMade, NodeOverview};
+pub use rows::RowSink;
+pub use serve::ControlServices;
+
+/// What control is made of; shared by its faces and its background work.
+pub struct Control {
+    pub store: Store,
+    pub images: ImageStore,
+    pub puller: Puller,
+    pub keyring: Arc<Keyring>,
+    pub authority: Authority,
+    pub live: Arc<LiveIdentity>,
+    pub directory: Directory,
+    pub rows: Arc<dyn RowSink>,
+    pub settings: Settings,
+}
+
+/// Facts of this platform that records do not hold.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The platform's id.
+    pub platform: String,
+    pub app_domain: String,
+    /// Where nodes reach control, for the text that a join token is printed with.
+    pub advertised_rpc: String,
+    /// Unix milliseconds; injected so that tests own the time.
+    pub now_ms: fn() -> u64,
+}
+
+impl Control {
+    pub fn now_ms(&self) -> u64 {
+        (self.settings.now_ms)()
+    }
+}
+
+impl Control {
+    /// A consistent copy of the records, as a file's content.
+    pub async fn backup(&self) -> ControlResult<Vec<u8>> {
+        let dir = tempfile::tempdir().map_err(ControlError::internal)?;
+        let file = dir.path().join("backup");
+        self.store.backup(&file, self.now_ms()).await.map_err(ControlError::internal)?;
+        tokio::task::spawn_blocking(move || {
+            let content = std::fs::read(&file);
+            drop(dir);
+            content
+        })
+        .await
+        .map_err(ControlError::internal)?
+        .map_err(ControlError::internal)
+    }
+}

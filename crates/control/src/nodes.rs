@@ -1,0 +1,265 @@
+//! Servers: let in with a token, listed, drained, revoked, given up.
+
+use std::net::{IpAddr, SocketAddr};
+
+use atoll_model::{NodeName, RegionCode};
+use atoll_rpc::ca::request_key_fingerprint;
+use atoll_rpc::identity::{Identity, Role};
+use atoll_rpc::join_token::JoinToken;
+use atoll_rpc::proto::control::{JoinReply, JoinRequest};
+use atoll_store::{ErrorKind, MachineFilter, NewNode, NewToken, Node, NodeReport, NodeStatus, TokenHash, TokenKind};
+
+use crate::rows::node_row;
+use crate::{Control, ControlError, ControlResult, Kind};
+
+/// A join token works this long.
+const JOIN_TOKEN_LIFE_MS: u64 = 15 * 60 * 1000;
+/// A node whose clock is further off could not tell fresh certificates from expired ones.
+const MAX_CLOCK_SKEW_MS: u64 = 5 * 60 * 1000;
+
+/// A new join token; its text is shown once.
+#[derive(Clone, Debug)]
+pub struct JoinTokenMade {
+    pub token: JoinToken,
+    pub expires_at_ms: u64,
+}
+
+/// A server as an operator sees it.
+#[derive(Clone, Debug)]
+pub struct NodeOverview {
+    pub node: Node,
+    pub machines: u32,
+    pub heard: bool,
+    pub runs_control: bool,
+}
+
+/// SHA-256 of a token's text.
+pub fn token_hash(text: &str) -> TokenHash {
+    use sha2::{Digest, Sha256};
+    TokenHash(Sha256::digest(text.as_bytes()).into())
+}
+
+impl Control {
+    pub async fn node_token_create(
+        &self,
+        created_by: &str,
+        region: Option<RegionCode>,
+    ) -> ControlResult<JoinTokenMade> {
+        let token = JoinToken {
+            secret: hex::encode(rand::random::<[u8; 16]>()),
+            root_fingerprint: self.authority.root_fingerprint(),
+        };
+        let now = self.now_ms();
+        let expires_at_ms = now + JOIN_TOKEN_LIFE_MS;
+        let new = NewToken {
+            kind: TokenKind::NodeJoin,
+            name: "join".to_owned(),
+            org: None,
+            app: None,
+            region,
+            node: None,
+            created_by: created_by.to_owned(),
+            expires_at_ms: Some(expires_at_ms),
+        };
+        let hash = token_hash(&token.secret);
+        self.store
+            .write(move |tx| {
+                let new = new.clone();
+                async move { tx.token_create(&hash, &new, now).await }
+            })
+            .await?;
+        Ok(JoinTokenMade { token, expires_at_ms })
+    }
+
+    /// Lets a server in: uses up its token, gives it a place in the directory and certificates.
+    pub async fn node_join(&self, request: &JoinRequest, seen_from: IpAddr) -> ControlResult<JoinReply> {
+        let now = self.now_ms();
+        let skew = now.abs_diff(request.clock_ms);
+        if skew > MAX_CLOCK_SKEW_MS {
+            return Err(ControlError::invalid(format!(
+                "the clocks of this server and of control differ by {} minutes; at most {} are allowed: set the clock (NTP) and join again",
+                skew / 60_000,
+                MAX_CLOCK_SKEW_MS / 60_000,
+            )));
+        }
+        let name: NodeName = request.node.parse().map_err(|error| ControlError::invalid(format!("{error}")))?;
+        let region: RegionCode = request.region.parse().map_err(|error| ControlError::invalid(format!("{error}")))?;
+        if region.place().is_none() {
+            return Err(ControlError::invalid(format!("region {region} is not known")));
+        }
+        let backhaul = reachable(&request.backhaul, seen_from, "backhaul")?;
+        let worker_rpc = reachable(&request.worker_rpc, seen_from, "worker-rpc")?;
+        let fingerprint =
+            request_key_fingerprint(&request.worker_csr).map_err(|error| ControlError::invalid(error.to_string()))?;
+        let new = NewNode {
+            name: name.clone(),
+            region,
+            key_fingerprint: fingerprint.clone(),
+            kept_epoch: (request.kept_epoch > 0).then_some(request.kept_epoch),
+            may_replace_key: false,
+            cpus: request.cpus,
+            memory_mb: request.memory_mb,
+        };
+        let hash = token_hash(&request.token);
+        let report = (backhaul, worker_rpc, request.cpus, request.memory_mb);
+        let node = self
+            .store
+            .write(move |tx| {
+                let (mut new, fingerprint) = (new.clone(), fingerprint.clone());
+                async move {
+                    let token = tx.join_token_redeem(&hash, &new.name, new.region, &fingerprint, now).await?;
+                    new.may_replace_key = token.node.as_ref() == Some(&new.name);
+                    let node = tx.node_enrol(&new, now).await?;
+                    let (backhaul, worker_rpc, cpus, memory_mb) = report;
+                    let report = NodeReport {
+                        epoch: node.epoch,
+                        backhaul: Some(backhaul),
+                        worker_rpc: Some(worker_rpc),
+                        cpus,
+                        memory_mb,
+                    };
+                    tx.node_report(&new.name, &report, now).await?;
+                    tx.node_fetch(&new.name).await
+                }
+            })
+            .await
+            .map_err(|error| match error.kind() {
+                ErrorKind::Taken => ControlError::new(
+                    Kind::NameTaken,
+                    format!("another server has the name {name} already; choose one with --name"),
+                ),
+                ErrorKind::Invalid => ControlError::new(Kind::Forbidden, error.to_string()),
+                _ => error.into(),
+            })?;
+        let issue = |role: Role, request: &[u8]| {
+            let identity = Identity { platform: self.settings.platform.clone(), role, node: node.name.clone() };
+            self.authority
+                .issue_node(request, &identity, now / 1000)
+                .map_err(|error| ControlError::invalid(error.to_string()))
+        };
+        let reply = JoinReply {
+            worker_chain: issue(Role::Worker, &request.worker_csr)?,
+            edge_chain: issue(Role::Edge, &request.edge_csr)?,
+            roots: self.authority.root_pem().to_owned(),
+            epoch: node.epoch,
+            platform: self.settings.platform.clone(),
+            app_domain: self.settings.app_domain.clone(),
+        };
+        self.node_publish(&node).await?;
+        tracing::info!(node = %node.name, region = %node.region, epoch = node.epoch, "a server joined");
+        Ok(reply)
+    }
+
+    /// Enters the server that control itself runs on; at every start.
+    pub async fn node_enter_own(
+        &self,
+        own: NewNode,
+        backhaul: SocketAddr,
+        worker_rpc: SocketAddr,
+    ) -> ControlResult<Node> {
+        let now = self.now_ms();
+        let node = self
+            .store
+            .write(move |tx| {
+                let own = own.clone();
+                async move {
+                    let known = match tx.node_fetch(&own.name).await {
+                        Ok(known) => known,
+                        Err(error) if error.kind() == ErrorKind::NotFound => tx.node_enrol(&own, now).await?,
+                        Err(error) => return Err(error),
+                    };
+                    let report = NodeReport {
+                        epoch: known.epoch,
+                        backhaul: Some(backhaul),
+                        worker_rpc: Some(worker_rpc),
+                        cpus: own.cpus,
+                        memory_mb: own.memory_mb,
+                    };
+                    tx.node_report(&own.name, &report, now).await?;
+                    tx.node_fetch(&own.name).await
+                }
+            })
+            .await?;
+        Ok(node)
+    }
+
+    pub async fn nodes(&self) -> ControlResult<Vec<NodeOverview>> {
+        let machines = self.machine_records_by(MachineFilter::default()).await?;
+        let own = &self.live.identity().node;
+        let nodes = self.refresh_nodes().await?;
+        let known = self.directory.nodes();
+        Ok(nodes
+            .into_iter()
+            .map(|node| NodeOverview {
+                machines: machines.iter().filter(|machine| machine.node == node.name).count() as u32,
+                heard: known.get(&node.name).is_some_and(|known| known.heard),
+                runs_control: node.name == *own,
+                node,
+            })
+            .collect())
+    }
+
+    pub async fn node_set_state(&self, name: &NodeName, state: NodeStatus) -> ControlResult<Node> {
+        if state.is_over() && *name == self.live.identity().node {
+            return Err(ControlError::invalid(format!("{name} runs control: it cannot shut itself out")));
+        }
+        let (wanted, now) = (name.clone(), self.now_ms());
+        let node = self
+            .store
+            .write(move |tx| {
+                let wanted = wanted.clone();
+                async move { tx.node_set_state(&wanted, state, now).await }
+            })
+            .await
+            .map_err(|error| node_error(error, name))?;
+        self.node_publish(&node).await?;
+        Ok(node)
+    }
+
+    /// Gives up a server for good: its epoch is raised, which fences all it ever wrote.
+    pub async fn node_remove_lost(&self, name: &NodeName) -> ControlResult<usize> {
+        if *name == self.live.identity().node {
+            return Err(ControlError::invalid(format!("{name} runs control: it is not lost")));
+        }
+        let (wanted, now) = (name.clone(), self.now_ms());
+        let (node, machines) = self
+            .store
+            .write(move |tx| {
+                let wanted = wanted.clone();
+                async move { tx.node_remove_lost(&wanted, now).await }
+            })
+            .await
+            .map_err(|error| node_error(error, name))?;
+        self.node_publish(&node).await?;
+        Ok(machines.len())
+    }
+
+    /// Tells everybody what the records say of a node now.
+    async fn node_publish(&self, node: &Node) -> ControlResult<()> {
+        let nodes = self.refresh_nodes().await?;
+        let revoked = nodes.iter().filter(|node| node.state.is_over()).map(|node| node.name.clone()).collect();
+        self.live.trust().set_revoked(revoked);
+        self.rows.put(node_row(node));
+        Ok(())
+    }
+}
+
+fn node_error(error: atoll_store::StoreError, name: &NodeName) -> ControlError {
+    match error.kind() {
+        ErrorKind::NotFound => ControlError::not_found(format!("there is no server {name}")),
+        ErrorKind::Invalid | ErrorKind::Conflict | ErrorKind::Taken => {
+            ControlError::new(Kind::Precondition, error.to_string())
+        }
+        _ => error.into(),
+    }
+}
+
+/// The address others should use: where the node did not know it, the one it came from.
+fn reachable(text: &str, seen_from: IpAddr, what: &str) -> ControlResult<SocketAddr> {
+    let mut address: SocketAddr =
+        text.parse().map_err(|_| ControlError::invalid(format!("{what} {text:?} is not an address and port")))?;
+    if address.ip().is_unspecified() {
+        address.set_ip(seen_from.to_canonical());
+    }
+    Ok(address)
+}

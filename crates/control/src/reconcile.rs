@@ -1,0 +1,81 @@
+//! Finishes what was begun: machines recorded but not confirmed, updates and deletions that a kill or
+//! a silent worker left open. Looks at the whole truth each time; a lost wake-up costs delay only.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_model::MachineState;
+use atoll_store::{AppStatus, MachinePhase, MachineRecord};
+
+use crate::{Control, ControlResult, Kind};
+
+const EVERY: Duration = Duration::from_secs(5);
+/// A request under way is left alone for this long before it counts as abandoned.
+const ABANDONED_AFTER_MS: u64 = 90_000;
+
+impl Control {
+    /// Runs until the process ends.
+    pub async fn reconcile_forever(self: Arc<Self>) {
+        let mut first = true;
+        loop {
+            if let Err(error) = self.reconcile(first).await {
+                tracing::warn!(%error, source = ?error.source, "cannot look for unfinished changes");
+            } else {
+                first = false;
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    /// At a start nobody else is at work: everything open was abandoned.
+    async fn reconcile(&self, at_start: bool) -> ControlResult<()> {
+        let unsettled = self.store.read(|tx| async move { tx.machine_unsettled().await }).await?;
+        for record in unsettled {
+            let age = self.now_ms().saturating_sub(record.updated_at_ms);
+            if !at_start && age < ABANDONED_AFTER_MS {
+                continue;
+            }
+            if let Err(error) = self.settle(&record).await {
+                tracing::info!(machine = %record.id, node = %record.node, %error, "a change stays open");
+            }
+        }
+        for app in self.all_apps().await? {
+            if app.status == AppStatus::Deleting
+                && let Err(error) = self.app_finish_deletion(&app.name).await
+            {
+                tracing::info!(app = %app.name, %error, "an app's deletion stays open");
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle(&self, record: &MachineRecord) -> ControlResult<()> {
+        match record.phase {
+            MachinePhase::Intended => match self.machine_hand_over(record, false, 0, "").await {
+                Ok(_) => Ok(()),
+                Err(error) if error.is_transient() => Err(error),
+                // Refused for good: it never was.
+                Err(error) => {
+                    tracing::info!(machine = %record.id, %error, "gave up a machine that its worker refuses");
+                    let (id, now) = (record.id, self.now_ms());
+                    self.store
+                        .write(move |tx| async move {
+                            tx.machine_destroy_intend(id, now).await?;
+                            tx.machine_destroyed(id, now).await
+                        })
+                        .await
+                        .map_err(Into::into)
+                }
+            },
+            MachinePhase::Destroying => self.machine_destroy_recorded(record).await,
+            MachinePhase::Placed if record.intended.is_some() => {
+                let skip_launch = record.state != MachineState::Started;
+                match self.machine_apply_update(record, skip_launch, "").await {
+                    Err(error) if error.kind != Kind::Conflict => Err(error),
+                    _ => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Control's own rows of the catalogue, made from its records: apps, nodes, certificates. Publishing
+//! what is already published changes nothing, so a full pass may run at any time.
+
+use std::sync::Arc;
+
+use atoll_model::row::{AppRow, CertificateRow, NodeRow, NodeState};
+use atoll_model::{Row, RowKey, RowVersion};
+use atoll_store::{App, AppStatus, Node, NodeStatus, PageRequest};
+
+use crate::{Control, ControlError, ControlResult};
+
+/// Where control's rows go: the catalogue's publisher.
+pub trait RowSink: Send + Sync {
+    /// Publishes unless the same content is already there; answers the row's version.
+    fn put(&self, row: Row) -> Option<RowVersion>;
+    fn delete(&self, key: RowKey) -> Option<RowVersion>;
+}
+
+/// Certificates of the app domain live this long.
+const CERTIFICATE_LIFE: std::time::Duration = std::time::Duration::from_secs(90 * 86_400);
+
+pub fn app_row(app: &App) -> Row {
+    Row::App(AppRow {
+        name: app.name.clone(),
+        org: app.org.clone(),
+        network: app.network,
+        primary_region: app.primary_region,
+        hostnames: Vec::new(),
+        addresses: Vec::new(),
+    })
+}
+
+/// A node's row. One that was removed stays as revoked: its name is never given to another.
+pub fn node_row(node: &Node) -> Row {
+    let state = match node.state {
+        NodeStatus::Active => NodeState::Active,
+        NodeStatus::Draining => NodeState::Draining,
+        NodeStatus::Revoked | NodeStatus::Removed => NodeState::Revoked,
+    };
+    Row::Node(NodeRow {
+        name: node.name.clone(),
+        region: node.region,
+        state,
+        epoch: node.epoch,
+        backhaul: node.backhaul,
+        worker_rpc: node.worker_rpc,
+    })
+}
+
+impl Control {
+    /// Publishes everything that the records hold; at start, and again whenever in doubt.
+    pub async fn publish_all(&self) -> ControlResult<()> {
+        let apps = self.all_apps().await?;
+        let nodes = self.refresh_nodes().await?;
+        for row in
+            apps.iter().filter(|app| app.status != AppStatus::Deleting).map(app_row).chain(nodes.iter().map(node_row))
+        {
+            self.rows.put(row);
+        }
+        self.publish_certificates(&apps)?;
+        Ok(())
+    }
+
+    /// Reads the nodes into the directory.
+    pub async fn refresh_nodes(&self) -> ControlResult<Vec<Node>> {
+        let nodes = self.store.read(|tx| async move { tx.node_list().await }).await?;
+        self.directory.replace(nodes.clone());
+        Ok(nodes)
+    }
+
+    pub async fn all_apps(&self) -> ControlResult<Vec<App>> {
+        let mut apps = Vec::new();
+        let mut page = PageRequest::default();
+        loop {
+            let request = page.clone();
+            let answer = self
+                .store
+                .read(move |tx| {
+                    let request = request.clone();
+                    async move { tx.app_list(None, &request).await }
+                })
+                .await?;
+            apps.extend(answer.items);
+            match answer.next {
+                Some(cursor) => page.cursor = Some(cursor),
+                None => return Ok(apps),
+            }
+        }
+    }
+
+    /// Certificates from our own authority for the app domain and everything under it. Made anew at
+    /// each start: edges take whichever they saw last.
+    fn publish_certificates(&self, apps: &[App]) -> ControlResult<()> {
+        let domain = &self.settings.app_domain;
+        self.publish_certificate(domain)?;
+        self.publish_certificate(&format!("*.{domain}"))?;
+        for app in apps {
+            self.publish_app_certificate(app)?;
+        }
+        Ok(())
+    }
+
+    /// Clients refuse a wildcard under a single label such as `*.localhost`; there each app has a
+    /// certificate of its own.
+    pub(crate) fn publish_app_certificate(&self, app: &App) -> ControlResult<()> {
+        let domain = &self.settings.app_domain;
+        if domain.contains('.') { Ok(()) } else { self.publish_certificate(&format!("{}.{domain}", app.name)) }
+    }
+
+    fn publish_certificate(&self, host: &str) -> ControlResult<()> {
+        let now = self.now_ms() / 1000;
+        let (chain_pem, key_pem) =
+            self.authority.issue_hosts(&[host.to_owned()], now, CERTIFICATE_LIFE).map_err(ControlError::internal)?;
+        let not_after = now + CERTIFICATE_LIFE.as_secs();
+        self.rows.put(Row::Certificate(CertificateRow { host: Arc::from(host), chain_pem, key_pem, not_after }));
+        Ok(())
+    }
+}

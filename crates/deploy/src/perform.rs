@@ -1,0 +1,99 @@
+//! One action of a plan, from its beginning to its end, with attempts repeated while its server does
+//! not answer.
+
+use std::time::Duration;
+
+use atoll_model::{AppName, MachineId};
+use atoll_rollout::Effect;
+use atoll_store::{Release, Store, StoreError};
+use tokio::time::Instant;
+
+use crate::gate;
+use crate::timing::Timing;
+use crate::world::{Setback, World};
+
+/// Lines of a failing machine's log that its user gets to see.
+const LAST_LINES: u32 = 20;
+/// They must not hold up the way back.
+const LINES_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How an action failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Failure {
+    pub reason: String,
+    /// The end of the machine's log, where the machine is to blame.
+    pub log: Vec<String>,
+}
+
+/// What all actions of a deploy have in common.
+pub(crate) struct Scene<'a> {
+    pub world: &'a dyn World,
+    pub store: &'a Store,
+    pub app: &'a AppName,
+    /// How long a new machine may take.
+    pub gate_timeout: Duration,
+    pub timing: &'a Timing,
+}
+
+impl Scene<'_> {
+    /// `says` is told what is being waited for.
+    pub async fn perform(&self, effect: &Effect, says: &(dyn Fn(String) + Sync)) -> Result<(), Failure> {
+        let machine = effect.machine();
+        let result = match effect {
+            Effect::Gate { .. } => {
+                gate::wait(self.world, self.app, machine, self.gate_timeout, self.timing.look, says).await
+            }
+            _ => self.attempt(effect, says).await,
+        };
+        match result {
+            Ok(()) => Ok(()),
+            Err(reason) if matches!(effect, Effect::Gate { .. }) => {
+                Err(Failure { reason, log: self.last_lines(machine).await })
+            }
+            Err(reason) => Err(Failure { reason, log: Vec::new() }),
+        }
+    }
+
+    async fn attempt(&self, effect: &Effect, says: &(dyn Fn(String) + Sync)) -> Result<(), String> {
+        let began = Instant::now();
+        let mut pause = self.timing.first_pause;
+        loop {
+            match self.attempt_once(effect).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_transient && began.elapsed() < self.timing.patience => {
+                    says(format!("trying again: {}", error.reason));
+                }
+                Err(error) => {
+                    tracing::info!(app = %self.app, %effect, %error, source = ?error.source, "a step of a deploy failed");
+                    return Err(error.reason);
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(self.timing.longest_pause);
+        }
+    }
+
+    async fn attempt_once(&self, effect: &Effect) -> Result<(), Setback> {
+        match effect {
+            Effect::Barrier { machine } => self.world.barrier(self.app, *machine, self.timing.barrier).await,
+            Effect::Drain { machine } => self.world.drain(self.app, *machine).await,
+            Effect::Create { release, .. } | Effect::Update { release, .. } => {
+                let release = self.release(*release).await?;
+                self.world.apply(self.app, effect, Some(&release)).await
+            }
+            _ => self.world.apply(self.app, effect, None).await,
+        }
+    }
+
+    async fn release(&self, version: u64) -> Result<Release, StoreError> {
+        self.store.read(|tx| async move { tx.release_fetch_version(self.app, version).await }).await
+    }
+
+    async fn last_lines(&self, machine: MachineId) -> Vec<String> {
+        match tokio::time::timeout(LINES_TIMEOUT, self.world.last_lines(self.app, machine, LAST_LINES)).await {
+            Ok(Ok(lines)) => lines,
+            Ok(Err(error)) => vec![format!("(its log cannot be read: {error})")],
+            Err(_) => vec!["(its log cannot be read: its server does not answer)".to_owned()],
+        }
+    }
+}

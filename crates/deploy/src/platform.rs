@@ -1,0 +1,322 @@
+//! The real [`World`]: control's machines and their workers, and the catalogue.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use atoll_control::{Control, ControlError, Kind, MachineCreate, MachineUpdate, ResolvedImage};
+use atoll_model::machine::ExitEvent;
+use atoll_model::row::MachineRow;
+use atoll_model::service::Protocol;
+use atoll_model::{AppName, MachineId, MachineState, RowKey};
+use atoll_rollout::Effect;
+use atoll_rollout::deploy::Existing;
+use atoll_rollout::gate::LastExit;
+use atoll_rollout::placement::NodeRoom;
+use atoll_rpc::contract::MachineView;
+use atoll_rpc::proto::worker as proto;
+use atoll_store::{MachineFilter, MachinePhase, MachineRecord, NodeStatus, Release};
+use proto::change_request::Change;
+
+use crate::barrier::Barrier;
+use crate::wish::config_of;
+use crate::world::{Setback, Sight, World};
+
+/// How long a machine out of every edge's routing keeps running for the requests that are open on
+/// it. Nobody away from its node knows how many those are; its own edge lets them end, and after
+/// this time the stop signal asks the app to, which has its kill timeout for it.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// How often a stopping machine is looked at.
+const STOP_LOOK: Duration = Duration::from_millis(50);
+/// Beyond the kill timeout, for the worker's own work.
+const STOP_SLACK: Duration = Duration::from_secs(5);
+
+pub(crate) struct Platform {
+    pub control: Arc<Control>,
+    pub barrier: Arc<dyn Barrier>,
+}
+
+#[async_trait]
+impl World for Platform {
+    async fn nodes(&self, app: &AppName) -> Result<Vec<NodeRoom>, Setback> {
+        let machines = self.control.machine_records_by(MachineFilter::default()).await?;
+        let nodes = self.control.directory.nodes();
+        let takes = |status: NodeStatus| status == NodeStatus::Active;
+        // Where one node of a region is heard, those that are not get nothing. Where none is, that
+        // may be control's own fault: it has just started.
+        let heard: HashSet<_> = nodes.values().filter(|known| known.heard).map(|known| known.node.region).collect();
+        let room = nodes.values().filter(|known| !known.node.state.is_over()).map(|known| {
+            let node = &known.node;
+            let here = || machines.iter().filter(|machine| machine.node == node.name);
+            let promised: u64 = here().map(memory_mb).sum();
+            NodeRoom {
+                name: node.name.clone(),
+                region: node.region,
+                active: takes(node.state)
+                    && node.worker_rpc.is_some()
+                    && (known.heard || !heard.contains(&node.region)),
+                free_memory_mb: node.memory_mb.saturating_sub(promised),
+                free_cpu_milli: u64::from(node.cpus) * 1000,
+                machines_of_app: here().filter(|machine| machine.app == *app).count() as u32,
+            }
+        });
+        Ok(room.collect())
+    }
+
+    async fn machines(&self, app: &AppName) -> Result<Vec<Existing>, Setback> {
+        let records = self.control.machine_records(app, false).await?;
+        let managed = records.into_iter().filter(|record| record.phase != MachinePhase::Destroying);
+        Ok(managed
+            .filter_map(|record| {
+                // Machines made through the API by hand are their maker's business.
+                let release = record.spec.release_version?;
+                Some(Existing {
+                    id: record.id,
+                    group: record.process_group,
+                    region: record.region,
+                    node: record.node,
+                    release,
+                })
+            })
+            .collect())
+    }
+
+    async fn apply(&self, app: &AppName, effect: &Effect, release: Option<&Release>) -> Result<(), Setback> {
+        match (effect, release) {
+            (Effect::Create { .. }, Some(release)) => self.create(app, effect, release).await,
+            (Effect::Update { machine, .. }, Some(release)) => self.update(app, *machine, release).await,
+            (Effect::Cordon { machine }, _) => self.cordon(app, *machine, true).await,
+            (Effect::Uncordon { machine }, _) => self.cordon(app, *machine, false).await,
+            (Effect::Destroy { machine }, _) => self.destroy(app, *machine).await,
+            _ => Err(Setback::lasting(format!("{effect} is nothing to be done at once"))),
+        }
+    }
+
+    async fn observe(&self, app: &AppName, machine: MachineId) -> Result<Sight, Setback> {
+        let seen = self.control.machine(app, machine).await?;
+        if !seen.heard {
+            return Err(Setback::transient(format!("the machine's server {} does not answer", seen.view.node)));
+        }
+        Ok(sight(&seen.view, self.barrier.machine_row(machine).as_deref()))
+    }
+
+    async fn start(&self, app: &AppName, machine: MachineId) -> Result<(), Setback> {
+        self.control.machine_change(app, machine, Change::Start(proto::Start {}), "").await?;
+        Ok(())
+    }
+
+    async fn barrier(&self, app: &AppName, machine: MachineId, limit: Duration) -> Result<(), Setback> {
+        let record = self.record(app, machine).await?;
+        let has_row = self.barrier.machine_row(machine).is_some();
+        if record.is_none_or(|record| record.phase == MachinePhase::Intended && !has_row) {
+            return Ok(());
+        }
+        let waited = self.barrier.wait(RowKey::Machine(machine), limit).await;
+        waited.map_err(|failure| Setback::lasting(failure.reason))
+    }
+
+    async fn drain(&self, app: &AppName, machine: MachineId) -> Result<(), Setback> {
+        let Some(record) = self.record(app, machine).await? else { return Ok(()) };
+        let seen = self.control.machine_seen(&record).await?;
+        if seen.view.state == MachineState::Started {
+            tokio::time::sleep(DRAIN_GRACE).await;
+        }
+        Ok(())
+    }
+
+    async fn last_lines(&self, app: &AppName, machine: MachineId, count: u32) -> Result<Vec<String>, Setback> {
+        let record = self.control.machine_record(app, machine).await?;
+        let request = proto::LogsRequest {
+            machine: machine.to_string(),
+            app: app.to_string(),
+            after_ms: 0,
+            tail: count,
+            follow: false,
+        };
+        let answer = self.control.directory.worker(&record.node)?.logs(request).await;
+        let mut stream = answer.map_err(ControlError::from)?.into_inner();
+        let mut lines = Vec::new();
+        while lines.len() < count as usize
+            && let Some(line) = stream.message().await.map_err(ControlError::from)?
+        {
+            lines.push(line.text);
+        }
+        Ok(lines)
+    }
+}
+
+impl Platform {
+    /// A machine's record; `None` when it is gone, or was never made.
+    async fn record(&self, app: &AppName, machine: MachineId) -> Result<Option<MachineRecord>, Setback> {
+        match self.control.machine_record(app, machine).await {
+            Ok(record) => Ok(Some(record).filter(|record| record.phase != MachinePhase::Destroyed)),
+            Err(error) if error.kind == Kind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn create(&self, app: &AppName, effect: &Effect, release: &Release) -> Result<(), Setback> {
+        let Effect::Create { machine, group, node, .. } = effect else { return Ok(()) };
+        let create = MachineCreate {
+            id: Some(*machine),
+            node: Some(node.clone()),
+            config: group_config(release, group)?,
+            image: Some(image_of(release)?),
+            release_version: Some(release.version),
+            secrets_version: Some(release.content.secrets_version),
+            ..MachineCreate::default()
+        };
+        let seen = self.control.machine_create(app, create).await?;
+        if seen.view.state.is_active() {
+            return Ok(());
+        }
+        // Recorded by an attempt whose refusal got lost.
+        Err(Setback::lasting(format!("its server {node} refused it")))
+    }
+
+    async fn update(&self, app: &AppName, machine: MachineId, release: &Release) -> Result<(), Setback> {
+        let record = self.control.machine_record(app, machine).await?;
+        if let Some(intended) = &record.intended {
+            // An earlier attempt, or somebody else's: at most one is open at a time.
+            let is_ours = intended.release_version == Some(release.version);
+            self.control.machine_apply_update(&record, false, "").await?;
+            if is_ours {
+                return Ok(());
+            }
+        } else if record.spec.release_version == Some(release.version) {
+            return Ok(());
+        }
+        let update = MachineUpdate {
+            config: group_config(release, &record.process_group)?,
+            image: Some(image_of(release)?),
+            release_version: Some(release.version),
+            secrets_version: Some(release.content.secrets_version),
+            ..MachineUpdate::default()
+        };
+        self.control.machine_update(app, machine, update).await?;
+        Ok(())
+    }
+
+    async fn cordon(&self, app: &AppName, machine: MachineId, cordoned: bool) -> Result<(), Setback> {
+        let Some(record) = self.record(app, machine).await? else { return Ok(()) };
+        let change = Change::Cordon(proto::Cordon { cordoned });
+        match self.control.machine_change(app, machine, change, "").await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind == Kind::NotFound => Ok(()),
+            // No worker ever confirmed it, so nothing was routed to it.
+            Err(_) if cordoned && record.phase == MachinePhase::Intended => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asks the app to end, then destroys the machine. What is recorded as going ends even when its
+    /// server is away now.
+    async fn destroy(&self, app: &AppName, machine: MachineId) -> Result<(), Setback> {
+        let Some(record) = self.record(app, machine).await? else { return Ok(()) };
+        if record.phase == MachinePhase::Placed {
+            self.stop(app, &record).await;
+        }
+        self.control.machine_destroy_recorded(&record).await?;
+        Ok(())
+    }
+
+    /// With the machine's own signal and kill timeout. One that cannot be stopped is killed when it
+    /// is destroyed, so nothing of this is an error.
+    async fn stop(&self, app: &AppName, record: &MachineRecord) {
+        let stop = Change::Stop(proto::Stop { signal: String::new(), timeout_ms: 0 });
+        if let Err(error) = self.control.machine_change(app, record.id, stop, "").await {
+            tracing::debug!(machine = %record.id, %error, "a machine is destroyed without a stop before");
+            return;
+        }
+        let config = &record.spec.config;
+        let own = config.stop_config.as_ref().and_then(|stop| stop.timeout);
+        let limit = own.unwrap_or(atoll_model::config::DEFAULT_STOP_TIMEOUT).0 + STOP_SLACK;
+        let ended = async {
+            while let Ok(seen) = self.control.machine_seen(record).await {
+                if !seen.heard || seen.view.state != MachineState::Stopping {
+                    return;
+                }
+                tokio::time::sleep(STOP_LOOK).await;
+            }
+        };
+        if tokio::time::timeout(limit, ended).await.is_err() {
+            tracing::info!(machine = %record.id, "a machine did not end within its kill timeout");
+        }
+    }
+}
+
+fn memory_mb(record: &MachineRecord) -> u64 {
+    record.spec.config.resolved_guest().map_or(0, |guest| u64::from(guest.memory_mb))
+}
+
+fn group_config(release: &Release, group: &str) -> Result<atoll_model::MachineConfig, Setback> {
+    config_of(release, group)
+        .ok_or_else(|| Setback::lasting(format!("release {} has no process group {group:?}", release.version)))
+}
+
+fn image_of(release: &Release) -> Result<ResolvedImage, Setback> {
+    let digest = release.content.image_digest.parse();
+    let digest =
+        digest.map_err(|_| Setback::lasting(format!("release {} has no image that can be found", release.version)))?;
+    Ok(ResolvedImage { reference: release.content.image_ref.clone(), digest })
+}
+
+/// What its worker and the catalogue say of a machine.
+fn sight(view: &MachineView, row: Option<&MachineRow>) -> Sight {
+    let exits: Vec<ExitEvent> = (view.events.iter())
+        .filter(|event| event.event_type == "exit")
+        .filter_map(|event| serde_json::from_value(event.request.as_ref()?.get("exit_event")?.clone()).ok())
+        .filter(|exit: &ExitEvent| !exit.requested_stop)
+        .collect();
+    let failed_launches =
+        view.events.iter().filter(|event| event.event_type == "launch" && event.status == "failed").count();
+    let row = row.filter(|row| row.version == view.version);
+    let accepts = |index: usize| row.and_then(|row| row.services.get(index)).is_some_and(|service| service.healthy);
+    let services = view.config.services.iter().enumerate();
+    Sight {
+        state: view.state,
+        boot_id: view.boot_id.clone(),
+        exits: (exits.len() + failed_launches) as u32,
+        // Newest first.
+        last_exit: exits.first().map(|exit| LastExit { code: exit.exit_code, oom_killed: exit.oom_killed }),
+        ports: services
+            .filter(|(_, service)| service.protocol == Protocol::Tcp)
+            .map(|(index, service)| (service.internal_port, accepts(index)))
+            .collect(),
+        checks: view.checks.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(json_events: serde_json::Value) -> MachineView {
+        serde_json::from_value(serde_json::json!({
+            "id": "00000000000001", "name": "one", "app": "harbour", "state": "stopped", "region": "ams",
+            "node": "ams1", "version": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "private_ipv6": "fdaa::1",
+            "image": {"reference": "hello", "digest": "sha256:00"}, "created_at_ms": 1, "updated_at_ms": 1,
+            "config": {"image": "hello", "services": [{"protocol": "tcp", "internal_port": 8080}]},
+            "cordoned": false, "events": json_events,
+        }))
+        .unwrap()
+    }
+
+    fn exit(code: i32, requested: bool) -> serde_json::Value {
+        serde_json::json!({
+            "id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "type": "exit", "status": "stopped", "source": "flyd", "timestamp": 1,
+            "request": {"restart_count": 0, "exit_event": {
+                "exit_code": code, "exited_at": "", "guest_exit_code": code, "guest_signal": -1, "signal": -1,
+                "oom_killed": false, "requested_stop": requested, "restarting": false,
+            }},
+        })
+    }
+
+    #[test]
+    fn only_ends_that_nobody_asked_for_count_against_a_machine() {
+        let seen = sight(&view(serde_json::json!([exit(0, true), exit(3, false), exit(4, false)])), None);
+        assert_eq!((seen.exits, seen.last_exit), (2, Some(LastExit { code: 3, oom_killed: false })));
+        assert_eq!(seen.ports, [(8080, false)], "without a row nothing is known to accept");
+    }
+}

@@ -1,0 +1,225 @@
+//! One deploy while this executor holds it: plan once, then do what comes next until nothing does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use atoll_model::wire::DeployEventKind;
+use atoll_model::{AppName, MachineId};
+use atoll_rollout::{Action, ActionId, Effect, Next, Plan, Record, Verdict, next_actions};
+use atoll_store::{Release, ReleaseStatus, StoreError};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::engine::Engine;
+use crate::journal::{Claim, Journal, JournalError};
+use crate::narrate::{Narrator, Note, ending};
+use crate::perform::{Failure, Scene};
+use crate::planning::{CannotPlan, Situation, gate_timeout};
+use crate::wish::Homes;
+use crate::world::Setback;
+
+/// Texts on their way to the records; what is too much is not missed by anyone.
+const SAYINGS: usize = 64;
+
+/// Why an executor stops although the deploy is not over.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Interrupted {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("the platform cannot be looked at")]
+    World(#[from] Setback),
+    #[error("the records cannot be read")]
+    Store(#[from] StoreError),
+}
+
+pub(crate) struct Run<'a> {
+    engine: &'a Arc<Engine>,
+    journal: Journal,
+    release: Release,
+    plan: Plan,
+    records: Vec<Record>,
+    narrator: Narrator,
+    tasks: JoinSet<Result<(), Failure>>,
+    in_flight: BTreeMap<ActionId, (Action, AbortHandle)>,
+    says: mpsc::Sender<(MachineId, String)>,
+    heard: mpsc::Receiver<(MachineId, String)>,
+    last_said: BTreeMap<MachineId, String>,
+}
+
+impl<'a> Run<'a> {
+    /// Executes a deploy to its end.
+    pub async fn carry_out(engine: &'a Arc<Engine>, claim: Claim) -> Result<(), Interrupted> {
+        let Claim { mut journal, release, deploy } = claim;
+        let plan = match deploy.plan {
+            Some(plan) => serde_json::from_value(plan).map_err(JournalError::from)?,
+            None => match make_plan(engine, &release, journal.generation() + 1).await? {
+                Ok(plan) => {
+                    journal.record_plan(&plan).await?;
+                    plan
+                }
+                Err(refusal) => {
+                    let text = format!("release {} was not begun: {refusal}", release.version);
+                    let note = Note::general(DeployEventKind::RolledBack, text);
+                    journal.finish(&release.app, ReleaseStatus::Failed, &note).await?;
+                    return Ok(());
+                }
+            },
+        };
+        let records = journal.read().await?;
+        let (says, heard) = mpsc::channel(SAYINGS);
+        let narrator = Narrator::new(&plan);
+        let run = Self {
+            engine,
+            journal,
+            release,
+            plan,
+            records,
+            narrator,
+            tasks: JoinSet::new(),
+            in_flight: BTreeMap::new(),
+            says,
+            heard,
+            last_said: BTreeMap::new(),
+        };
+        run.go().await
+    }
+
+    async fn go(mut self) -> Result<(), Interrupted> {
+        let mut renewal = interval(self.engine.timing.renewal);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            match next_actions(&self.plan, &self.records) {
+                Next::Finished(verdict) => return self.finish(&verdict).await,
+                Next::Act(actions) => self.launch(actions).await?,
+            }
+            tokio::select! {
+                Some(ended) = self.tasks.join_next_with_id() => self.take(ended).await?,
+                Some((machine, text)) = self.heard.recv() => self.tell(machine, text).await?,
+                _ = renewal.tick() => self.journal.renew(self.engine.timing.lease).await?,
+            }
+        }
+    }
+
+    /// Begins what is named and not in flight; drops what is in flight and named no more.
+    async fn launch(&mut self, actions: Vec<Action>) -> Result<(), Interrupted> {
+        self.in_flight.retain(|id, (_, handle)| {
+            let is_named = actions.iter().any(|action| action.id == *id);
+            if !is_named {
+                handle.abort();
+            }
+            is_named
+        });
+        let new: Vec<Action> = actions.into_iter().filter(|action| !self.in_flight.contains_key(&action.id)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let is_known = |id: ActionId| self.records.iter().any(|record| *record == Record::Started { action: id });
+        let first: Vec<&Action> = new.iter().filter(|action| !is_known(action.id)).collect();
+        let started: Vec<Record> = first.iter().map(|action| Record::Started { action: action.id }).collect();
+        let notes: Vec<Note> = first.iter().map(|action| self.narrator.begun(action)).collect();
+        self.write(started, &notes).await?;
+        for action in new {
+            let handle = self.spawn(&action.effect);
+            self.in_flight.insert(action.id, (action, handle));
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, effect: &Effect) -> AbortHandle {
+        let (engine, app, effect) = (self.engine.clone(), self.release.app.clone(), effect.clone());
+        let (says, gate_timeout) = (self.says.clone(), gate_timeout(&self.release.content));
+        self.tasks.spawn(async move {
+            let machine = effect.machine();
+            // When the records are slower than the news, the next look says it again.
+            let say = move |text: String| drop(says.try_send((machine, text)));
+            let scene =
+                Scene { world: &*engine.world, store: &engine.store, app: &app, gate_timeout, timing: &engine.timing };
+            scene.perform(&effect, &say).await
+        })
+    }
+
+    /// An action ended.
+    async fn take(
+        &mut self,
+        ended: Result<(tokio::task::Id, Result<(), Failure>), JoinError>,
+    ) -> Result<(), Interrupted> {
+        let (task, result) = match ended {
+            Ok((task, result)) => (task, result),
+            Err(error) if error.is_cancelled() => return Ok(()),
+            Err(error) => {
+                tracing::error!(%error, "an action of a deploy ended abnormally");
+                let failure = Failure { reason: "internal error; the server's log says more".into(), log: vec![] };
+                (error.id(), Err(failure))
+            }
+        };
+        let ended = self.in_flight.iter().find(|(_, (_, handle))| handle.id() == task).map(|(id, _)| *id);
+        // It was dropped in the same moment.
+        let Some((action, _)) = ended.and_then(|id| self.in_flight.remove(&id)) else { return Ok(()) };
+        self.last_said.remove(&action.effect.machine());
+        let (record, notes) = match result {
+            Ok(()) => (Record::Done { action: action.id }, self.narrator.ended(&action).into_iter().collect()),
+            Err(Failure { reason, log }) => {
+                let notes = self.narrator.failed(&action, &reason, &log);
+                (Record::Failed { action: action.id, reason }, notes)
+            }
+        };
+        self.write(vec![record], &notes).await
+    }
+
+    /// Tells people what is being waited for, when it is something else than before.
+    async fn tell(&mut self, machine: MachineId, text: String) -> Result<(), Interrupted> {
+        let is_waiting = self.in_flight.values().any(|(action, _)| action.effect.machine() == machine);
+        if !is_waiting || self.last_said.get(&machine) == Some(&text) {
+            return Ok(());
+        }
+        let note = self.narrator.note(DeployEventKind::Progress, machine, text.as_str());
+        self.last_said.insert(machine, text);
+        self.write(Vec::new(), &[note]).await
+    }
+
+    async fn write(&mut self, records: Vec<Record>, notes: &[Note]) -> Result<(), Interrupted> {
+        if records.is_empty() && notes.is_empty() {
+            return Ok(());
+        }
+        self.journal.append(&records, notes).await?;
+        self.records.extend(records);
+        self.engine.note_written();
+        Ok(())
+    }
+
+    async fn finish(self, verdict: &Verdict) -> Result<(), Interrupted> {
+        let status = match verdict {
+            Verdict::Succeeded { .. } => ReleaseStatus::Complete,
+            Verdict::RolledBack { .. } | Verdict::Stuck { .. } => ReleaseStatus::Failed,
+        };
+        let note = ending(self.release.version, verdict);
+        tracing::info!(app = %self.release.app, release = self.release.version, text = note.text, "a deploy ended");
+        Ok(self.journal.finish(&self.release.app, status, &note).await?)
+    }
+}
+
+async fn make_plan(
+    engine: &Engine,
+    release: &Release,
+    generation: u64,
+) -> Result<Result<Plan, CannotPlan>, Interrupted> {
+    let app: &AppName = &release.app;
+    let (known, scales, previous) = engine
+        .store
+        .read(|tx| async move {
+            let known = tx.app_fetch(app).await?;
+            Ok::<_, StoreError>((known, tx.scale_list(app).await?, tx.release_last_complete(app).await?))
+        })
+        .await?;
+    let existing = engine.world.machines(app).await?;
+    let situation = Situation {
+        app,
+        content: &release.content,
+        homes: &Homes { primary: known.primary_region, regions: known.regions },
+        scales: &scales,
+        nodes: engine.world.nodes(app).await?,
+        existing: &existing,
+    };
+    Ok(situation.plan(release.version, previous.map(|release| release.version), generation))
+}
