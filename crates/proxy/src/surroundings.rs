@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use atoll_catalogue::Snapshot;
+use atoll_catalogue::watch::ReplicaHandle;
 use atoll_model::{AppName, MachineId, MachineVersion, NodeName, RegionCode};
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::sync::watch;
@@ -54,6 +55,16 @@ impl Routes for SharedRoutes {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
+    }
+}
+
+impl Routes for ReplicaHandle {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.subscribe()
     }
 }
 
