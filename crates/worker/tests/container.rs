@@ -34,7 +34,7 @@ const PROGRAMS: Programs = Programs {
     sleep: &["sh", "-c", "trap 'exit 0' INT; while :; do sleep 0.05; done"],
     exit_3: &["sh", "-c", "exit 3"],
     exit_0: &["true"],
-    stubborn: &["sh", "-c", "trap '' INT TERM; while :; do sleep 0.05; done"],
+    stubborn: &["sh", "-c", "trap '' INT TERM; echo ready; while :; do sleep 0.05; done"],
     nonsense: &["/no/such/program"],
     print_key: &["sh", "-c", "echo $KEY; exit 7"],
 };
@@ -149,6 +149,27 @@ impl Node {
             std::fs::remove_dir(root.join(&group)).unwrap();
         }
         self.networks.remove_all().await.unwrap();
+    }
+}
+
+impl Drop for Node {
+    /// A failed test may leave machines; they end with it.
+    fn drop(&mut self) {
+        let group = format!("atoll-{:08x}", self.instance);
+        for root in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let group = root.path().join(&group);
+            for machine in std::fs::read_dir(&group).into_iter().flatten().flatten().map(|entry| entry.path()) {
+                let processes = std::fs::read_to_string(machine.join("cgroup.procs")).unwrap_or_default();
+                for pid in processes.lines().filter_map(|pid| rustix::process::Pid::from_raw(pid.parse().ok()?)) {
+                    rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+                }
+                let deadline = Instant::now() + Duration::from_secs(2);
+                while machine.is_dir() && std::fs::remove_dir(&machine).is_err() && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+            std::fs::remove_dir(&group).ok();
+        }
     }
 }
 

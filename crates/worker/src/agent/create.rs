@@ -43,9 +43,9 @@ impl Agent {
         let recorded = self.record_new(bundle, sealed, slot, (lease_ttl_seconds > 0).then_some(acquire)).await;
         match recorded {
             Ok(origin) => {
-                let handle = machine::spawn(self.context.clone(), origin);
-                registry.insert(handle.clone());
-                Ok(handle.snapshot().view.clone())
+                let (handle, first) = machine::spawn(self.context.clone(), origin);
+                registry.insert(handle);
+                Ok(first.view.clone())
             }
             Err(error) => {
                 registry.abandon(machine);

@@ -93,12 +93,14 @@ impl Agent {
         admitted.map_err(|error| WorkerError::Precondition(chain(&error)))?;
         let before = self.context.registry.resize(machine, &guest)?;
         let bundle = Box::new(Sealed::without_secrets(bundle));
-        let result = handle.ask(Ask::Update { bundle, sealed, expected_version }, &lease_nonce, source).await;
-        if let Err(error) = result {
-            self.context.registry.resize_back(machine, before);
-            return Err(error);
+        match handle.ask(Ask::Update { bundle, sealed, expected_version }, &lease_nonce, source).await {
+            Ok(Answer::Updated(view)) => Ok(*view),
+            Ok(_) => Ok(self.present_view(&handle)),
+            Err(error) => {
+                self.context.registry.resize_back(machine, before);
+                Err(error)
+            }
         }
-        Ok(handle.snapshot().view.clone())
     }
 
     pub async fn start(&self, machine: MachineId, caller: &Caller) -> Result<MachineState, WorkerError> {

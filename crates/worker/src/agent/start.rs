@@ -104,7 +104,8 @@ async fn adopt(context: Arc<Context>, recorded: Recorded) {
     let sealed = Sealed { bundle: Arc::new(bundle), sealed: sealed.into() };
     let origin = Origin { state, sealed, events, versions, running, exit, first };
     let registry = context.registry.clone();
-    registry.insert(machine::spawn(context, origin));
+    let (handle, _) = machine::spawn(context, origin);
+    registry.insert(handle);
 }
 
 /// Tells the image store which digests machines need, whenever that may have changed.

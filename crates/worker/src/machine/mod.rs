@@ -79,6 +79,8 @@ pub enum Ask {
 pub enum Answer {
     /// The state before.
     Changed(MachineState),
+    /// The machine as it was when the update was recorded.
+    Updated(Box<MachineView>),
     Lease(Lease),
     /// With the slot.
     Process(Arc<dyn Running>, Sealed, u32),

@@ -47,7 +47,7 @@ impl Task {
         }
     }
 
-    fn view(&self) -> MachineView {
+    pub(super) fn view(&self) -> MachineView {
         let up = self.state.phase.may_have_processes();
         MachineView {
             events: self.events.iter().rev().cloned().collect(),

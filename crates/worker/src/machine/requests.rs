@@ -148,7 +148,7 @@ impl Task {
         let current = self.sealed.bundle.clone();
         // A repeated call after a lost reply.
         if bundle.version == current.version {
-            return Ok(Answer::Changed(self.state.phase.state()));
+            return Ok(Answer::Updated(Box::new(self.view())));
         }
         if let Some(expected) = expected.filter(|expected| *expected != current.version) {
             return Err(WorkerError::Conflict(format!(
@@ -156,7 +156,7 @@ impl Task {
                 current.version
             )));
         }
-        let previous = self.legal(Call::Update)?.unwrap_or(self.state.phase.state());
+        self.legal(Call::Update)?;
         let skip_launch = bundle.skip_launch;
         let earlier = EarlierVersion { version: current.version, config: current.config.clone() };
         let keep = self.context.config.knobs.versions_kept;
@@ -181,7 +181,7 @@ impl Task {
             return Err(self.not_recorded(error));
         }
         self.context.registry.pins_changed();
-        Ok(Answer::Changed(previous))
+        Ok(Answer::Updated(Box::new(self.view())))
     }
 
     async fn cordon(&mut self, cordoned: bool) -> Reply {

@@ -136,8 +136,9 @@ pub(super) struct Task {
     pub(super) log: OwnLog,
 }
 
-/// Starts the task of a machine and performs the first step's effects.
-pub fn spawn(context: Arc<Context>, origin: Origin) -> Handle {
+/// Starts the task of a machine and performs the first step's effects. Gives the machine as it was
+/// before them, too.
+pub fn spawn(context: Arc<Context>, origin: Origin) -> (Handle, Arc<Snapshot>) {
     let (inbox, requests) = mpsc::channel(QUEUE);
     let id = origin.sealed.bundle.machine;
     let config = &origin.sealed.bundle.config;
@@ -185,11 +186,12 @@ pub fn spawn(context: Arc<Context>, origin: Origin) -> Handle {
     let before = std::mem::replace(&mut task.state.phase, origin.first.phase);
     // The row goes out before anybody can ask: an edge that reconnects must find every machine.
     task.publish();
+    let first = observers.borrow().clone();
     tokio::spawn(async move {
         task.begin(before, origin.first.effects, origin.exit).await;
         task.work(requests).await;
     });
-    Handle { id, inbox, snapshot: observers }
+    (Handle { id, inbox, snapshot: observers }, first)
 }
 
 impl Task {

@@ -155,7 +155,7 @@ async fn commands_and_logs_are_streams() {
 
     let logs = LogsRequest { app: "web".into(), ..LogsRequest::default() };
     let lines: Vec<_> = worker.logs(logs).await.unwrap().into_inner().collect().await;
-    let line = lines[0].as_ref().unwrap();
+    let line = lines.last().unwrap().as_ref().unwrap();
     assert_eq!((line.stream.as_str(), line.text.as_str(), line.region.as_str()), ("atoll", "Machine started", "ams"));
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A machine's program: `serve <port>` listens and answers HTTP 200 `boot <n> count <k>`, `fail <port>`
 //! answers 500, `exit <code>` ends, `stubborn` ignores signals but SIGKILL, `sleep` does nothing,
-//! `nonsense` cannot be executed, `oom` is killed for memory.
+//! `nonsense` cannot be executed, `oom` is killed for memory. Each prints `ready` first.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -116,6 +116,9 @@ impl Driver for FakeDriver {
         if machines.get(&spec.id).is_some_and(|machine| !machine.ended()) {
             return Err(unstartable("it is running already"));
         }
+        let log = spec.dir.join("log");
+        std::fs::create_dir_all(&log).unwrap();
+        std::fs::write(log.join("current.jsonl"), "{\"ts_ms\":1,\"stream\":\"stdout\",\"line\":\"ready\"}\n").unwrap();
         world.starts.fetch_add(1, Ordering::Relaxed);
         let machine = Arc::new(FakeMachine {
             id: spec.id,

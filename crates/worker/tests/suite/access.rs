@@ -174,8 +174,13 @@ pub async fn logs_tell_what_the_node_did(stage: &Stage) {
     let query = LogQuery { machine: Some(id(1)), follow: true, ..LogQuery::default() };
     let mut lines = stage.agent.logs(query);
     let next = |line: Option<Result<atoll_worker::LogEntry, WorkerError>>| line.unwrap().unwrap();
-    let first = next(tokio::time::timeout(LIMIT, lines.recv()).await.unwrap());
-    assert_eq!((first.stream.as_str(), first.text.as_str()), ("atoll", "Machine started"));
+    loop {
+        let line = next(tokio::time::timeout(LIMIT, lines.recv()).await.unwrap());
+        if line.stream == "atoll" {
+            assert_eq!(line.text, "Machine started");
+            break;
+        }
+    }
     stage.agent.stop(id(1), StopOptions::default(), &stranger()).await.unwrap();
     loop {
         let line = next(tokio::time::timeout(LIMIT, lines.recv()).await.unwrap());

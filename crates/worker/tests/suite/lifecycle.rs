@@ -79,6 +79,7 @@ pub async fn skip_launch_rests_stopped(stage: &Stage) {
 pub async fn a_stubborn_process_is_killed_after_the_timeout(stage: &Stage) {
     stage.create(stage.bundle(1, stage.programs.stubborn, json!({ "restart": { "policy": "always" } }))).await;
     stage.reach(1, Started).await;
+    stage.printed(1, "ready").await;
     let options = StopOptions { signal: Some("SIGTERM".into()), timeout: Some(Duration::from_millis(300)) };
     let begun = Instant::now();
     stage.agent.stop(id(1), options, &user()).await.unwrap();

@@ -11,7 +11,7 @@ use atoll_model::address::{NetworkId, machine_address};
 use atoll_model::{MachineConfig, MachineId, MachineState, MachineVersion};
 use atoll_rpc::contract::{LaunchBundle, MachineView, PinnedImage};
 
-use atoll_worker::{Agent, CreateMachine, UpdateMachine, WaitFor, WorkerError};
+use atoll_worker::{Agent, CreateMachine, LogQuery, UpdateMachine, WaitFor, WorkerError};
 
 /// Programs that a driver's test image offers, as arguments of `init.exec`.
 pub struct Programs {
@@ -23,7 +23,7 @@ pub struct Programs {
     pub exit_3: &'static [&'static str],
     /// Ends at once with code 0.
     pub exit_0: &'static [&'static str],
-    /// Ignores every signal that can be ignored.
+    /// Ignores every signal that can be ignored, from when it has printed `ready`.
     pub stubborn: &'static [&'static str],
     /// Cannot be executed.
     pub nonsense: &'static [&'static str],
@@ -99,6 +99,14 @@ impl Stage {
             panic!("{error}: {:#?}", self.agent.get(id(number)));
         }
         self.agent.get(id(number)).unwrap()
+    }
+
+    /// Waits until the machine has printed the line, with a limit.
+    pub async fn printed(&self, number: u64, text: &str) {
+        let query = LogQuery { machine: Some(id(number)), follow: true, ..LogQuery::default() };
+        let mut lines = self.agent.logs(query);
+        let found = async { while lines.recv().await.expect("the log ended").unwrap().text != text {} };
+        tokio::time::timeout(LIMIT, found).await.unwrap_or_else(|_| panic!("{text:?} was not printed"));
     }
 
     /// Waits until the condition holds of the machine, with a limit.
