@@ -31,7 +31,15 @@ impl EventFeed {
     /// `after`: the index of the first event to show.
     pub(crate) fn new(engine: Arc<Engine>, app: AppName, version: u64, after: u64) -> Self {
         let written = engine.subscribe();
-        Self { engine, app, version, read: after, buffer: VecDeque::new(), written, is_over: false }
+        Self {
+            engine,
+            app,
+            version,
+            read: after.min(u64::from(u32::MAX)),
+            buffer: VecDeque::new(),
+            written,
+            is_over: false,
+        }
     }
 
     /// The next event, as soon as there is one; `None` after the last. May be dropped and called

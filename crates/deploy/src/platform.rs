@@ -18,6 +18,7 @@ use atoll_rpc::contract::MachineView;
 use atoll_rpc::proto::worker as proto;
 use atoll_store::{MachineFilter, MachinePhase, MachineRecord, NodeStatus, Release};
 use proto::change_request::Change;
+use tokio::time::Instant;
 
 use crate::barrier::Barrier;
 use crate::wish::config_of;
@@ -27,6 +28,10 @@ use crate::world::{Setback, Sight, World};
 /// it. Nobody away from its node knows how many those are; its own edge lets them end, and after
 /// this time the stop signal asks the app to, which has its kill timeout for it.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// How often control's copy of a row is looked at, and how long it may lag behind the worker's word
+/// that a machine is healthy.
+const ROW_LOOK: Duration = Duration::from_millis(20);
+const HEALTH_LAG: Duration = Duration::from_secs(2);
 /// How often a stopping machine is looked at.
 const STOP_LOOK: Duration = Duration::from_millis(50);
 /// Beyond the kill timeout, for the worker's own work.
@@ -96,7 +101,7 @@ impl World for Platform {
     async fn observe(&self, app: &AppName, machine: MachineId) -> Result<Sight, Setback> {
         let seen = self.control.machine(app, machine).await?;
         if !seen.heard {
-            return Err(Setback::transient(format!("the machine's server {} does not answer", seen.view.node)));
+            return Err(silent(&seen.view));
         }
         Ok(sight(&seen.view, self.barrier.machine_row(machine).as_deref()))
     }
@@ -107,11 +112,13 @@ impl World for Platform {
     }
 
     async fn barrier(&self, app: &AppName, machine: MachineId, limit: Duration) -> Result<(), Setback> {
-        let record = self.record(app, machine).await?;
+        let Some(record) = self.record(app, machine).await? else { return Ok(()) };
         let has_row = self.barrier.machine_row(machine).is_some();
-        if record.is_none_or(|record| record.phase == MachinePhase::Intended && !has_row) {
+        // Of a lost node no row counts; a machine that no worker confirmed may have none.
+        if record.phase == MachinePhase::Lost || record.phase == MachinePhase::Intended && !has_row {
             return Ok(());
         }
+        self.row_catches_up(&record, limit).await?;
         let waited = self.barrier.wait(RowKey::Machine(machine), limit).await;
         waited.map_err(|failure| Setback::lasting(failure.reason))
     }
@@ -153,6 +160,30 @@ impl Platform {
             Ok(record) => Ok(Some(record).filter(|record| record.phase != MachinePhase::Destroyed)),
             Err(error) if error.kind == Kind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until control's hub has the row that the worker speaks of: a barrier on the row before
+    /// it would say nothing.
+    async fn row_catches_up(&self, record: &MachineRecord, limit: Duration) -> Result<(), Setback> {
+        let began = Instant::now();
+        loop {
+            let seen = self.control.machine_seen(record).await?;
+            if !seen.heard {
+                return Err(silent(&seen.view));
+            }
+            let row = self.barrier.machine_row(record.id);
+            if let Some(row) = row.filter(|row| is_current(row, &seen.view)) {
+                let is_ready = row.cordoned || row.services.iter().all(|service| service.healthy);
+                // Whether it works is the gate's business; here it is only a matter of news on the way.
+                if is_ready || row.state != MachineState::Started || began.elapsed() > HEALTH_LAG {
+                    return Ok(());
+                }
+            }
+            if began.elapsed() > limit {
+                return Err(Setback::lasting(format!("control was not told of the machine's state in {limit:?}")));
+            }
+            tokio::time::sleep(ROW_LOOK).await;
         }
     }
 
@@ -200,6 +231,9 @@ impl Platform {
 
     async fn cordon(&self, app: &AppName, machine: MachineId, cordoned: bool) -> Result<(), Setback> {
         let Some(record) = self.record(app, machine).await? else { return Ok(()) };
+        if record.phase == MachinePhase::Lost {
+            return Ok(());
+        }
         let change = Change::Cordon(proto::Cordon { cordoned });
         match self.control.machine_change(app, machine, change, "").await {
             Ok(_) => Ok(()),
@@ -214,8 +248,14 @@ impl Platform {
     /// server is away now.
     async fn destroy(&self, app: &AppName, machine: MachineId) -> Result<(), Setback> {
         let Some(record) = self.record(app, machine).await? else { return Ok(()) };
-        if record.phase == MachinePhase::Placed {
-            self.stop(app, &record).await;
+        match record.phase {
+            MachinePhase::Placed => self.stop(app, &record).await,
+            MachinePhase::Lost => {
+                let now = self.control.now_ms();
+                self.control.store.write(|tx| async move { tx.machine_destroyed(machine, now).await }).await?;
+                return Ok(());
+            }
+            _ => {}
         }
         self.control.machine_destroy_recorded(&record).await?;
         Ok(())
@@ -244,6 +284,14 @@ impl Platform {
             tracing::info!(machine = %record.id, "a machine did not end within its kill timeout");
         }
     }
+}
+
+fn silent(view: &MachineView) -> Setback {
+    Setback::transient(format!("the machine's server {} does not answer", view.node))
+}
+
+fn is_current(row: &MachineRow, view: &MachineView) -> bool {
+    row.version == view.version && row.cordoned == view.cordoned && row.state == view.state
 }
 
 fn memory_mb(record: &MachineRecord) -> u64 {

@@ -114,7 +114,7 @@ impl<'a> Run<'a> {
         if new.is_empty() {
             return Ok(());
         }
-        let is_known = |id: ActionId| self.records.iter().any(|record| *record == Record::Started { action: id });
+        let is_known = |id: ActionId| self.records.contains(&Record::Started { action: id });
         let first: Vec<&Action> = new.iter().filter(|action| !is_known(action.id)).collect();
         let started: Vec<Record> = first.iter().map(|action| Record::Started { action: action.id }).collect();
         let notes: Vec<Note> = first.iter().map(|action| self.narrator.begun(action)).collect();

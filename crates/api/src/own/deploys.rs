@@ -80,9 +80,10 @@ async fn events(
     Query(query): Query<EventsQuery>,
 ) -> ApiResult<Response> {
     let app = auth.app(&api, &app, Action::Read).await?;
-    let version =
-        version.parse().map_err(|_| ApiError::not_found(format!("{version:?} is no release: write its number")))?;
-    let feed = api.deploys.release_events(&app.name, version, query.after).await?;
+    let version = version
+        .parse::<u32>()
+        .map_err(|_| ApiError::not_found(format!("{version:?} is no release: write its number")))?;
+    let feed = api.deploys.release_events(&app.name, version.into(), query.after).await?;
     let lines = futures_util::stream::unfold(Some(feed), next_line);
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Stream::from_stream(lines)).into_response())
 }

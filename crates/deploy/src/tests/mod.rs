@@ -229,55 +229,63 @@ async fn whatever_fails_the_app_ends_with_one_release_and_no_machine_too_many() 
     }
 }
 
-/// Kills the executor at every call that changes the world, before and after its effect.
-async fn survives_deaths(broken: bool) {
-    for fault in [Fault::DeathBefore, Fault::DeathAfter] {
-        for call in 0.. {
-            let lab = Lab::new().await;
-            lab.deployed().await;
-            if broken {
-                // The last of three, so that all there was must come back.
-                lab.world.break_release_in(2, "ord");
-            }
-            lab.world.plan_fault(call, fault);
-            let release = lab.release().await;
-            let first = lab.executor();
-            let died = async {
-                while !lab.world.is_dead() && !lab.world.fault_came() {
-                    let id = release.id.as_str();
-                    let known = lab.store.read(|tx| async move { tx.release_fetch(id).await }).await.unwrap();
-                    if known.status.is_final() {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            };
-            tokio::time::timeout(LIMIT, died).await.expect("the executor neither dies nor ends");
-            drop(first);
-            if !lab.world.fault_came() {
-                assert!(call > 15, "the deploy made {call} calls only");
-                break;
-            }
-            lab.world.revive();
-            let _second = lab.executor();
-            let expected = if broken { ReleaseStatus::Failed } else { ReleaseStatus::Complete };
-            assert_eq!(lab.ended(&release).await, expected, "killed at call {call}, {fault:?}");
-            let serving = if broken { 1 } else { 2 };
-            assert_eq!(lab.world.serving(), [serving; 3], "killed at call {call}, {fault:?}");
-            assert_eq!(lab.world.machines().len(), 3, "killed at call {call}, {fault:?}");
-            lab.events(&release).await;
+/// Kills the executor at every call of the world, before or after its effect.
+async fn survives_deaths(fault: Fault, broken: bool) {
+    for call in 0.. {
+        let lab = Lab::new().await;
+        lab.deployed().await;
+        if broken {
+            // The last of three, so that all there was must come back.
+            lab.world.break_release_in(2, "ord");
         }
+        lab.world.plan_fault(call, fault);
+        let release = lab.release().await;
+        let first = lab.executor();
+        let died = async {
+            while !lab.world.is_dead() && !lab.world.fault_came() {
+                let id = release.id.as_str();
+                let known = lab.store.read(|tx| async move { tx.release_fetch(id).await }).await.unwrap();
+                if known.status.is_final() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, died).await.expect("the executor neither dies nor ends");
+        drop(first);
+        if !lab.world.fault_came() {
+            assert!(call > 15, "the deploy made {call} calls only");
+            break;
+        }
+        lab.world.revive();
+        let _second = lab.executor();
+        let expected = if broken { ReleaseStatus::Failed } else { ReleaseStatus::Complete };
+        assert_eq!(lab.ended(&release).await, expected, "killed at call {call}, {fault:?}");
+        let serving = if broken { 1 } else { 2 };
+        assert_eq!(lab.world.serving(), [serving; 3], "killed at call {call}, {fault:?}");
+        assert_eq!(lab.world.machines().len(), 3, "killed at call {call}, {fault:?}");
+        lab.events(&release).await;
     }
 }
 
 #[tokio::test]
 async fn a_killed_executor_is_continued_by_the_next() {
-    survives_deaths(false).await;
+    survives_deaths(Fault::DeathBefore, false).await;
+}
+
+#[tokio::test]
+async fn an_effect_without_a_recorded_outcome_is_performed_again() {
+    survives_deaths(Fault::DeathAfter, false).await;
 }
 
 #[tokio::test]
 async fn a_killed_rollback_is_continued_by_the_next() {
-    survives_deaths(true).await;
+    survives_deaths(Fault::DeathBefore, true).await;
+}
+
+#[tokio::test]
+async fn an_undo_without_a_recorded_outcome_is_performed_again() {
+    survives_deaths(Fault::DeathAfter, true).await;
 }
 
 /// Kills it after each write instead, so that recorded outcomes are all that the next one knows.
@@ -290,14 +298,11 @@ async fn a_deploy_goes_on_after_a_kill_behind_every_record() {
         let first = lab.executor();
         let mut written = first.engine.subscribe();
         let reached = written.wait_for(|count| *count >= writes);
-        // A short deploy ends before so many writes.
-        drop(
-            tokio::time::timeout(LIMIT, async {
-                tokio::select! { _ = reached => {}, _ = lab.ended(&release) => {} }
-            })
-            .await
-            .expect("neither written nor ended"),
-        );
+        let reached_or_ended = async {
+            // A short deploy ends before so many writes.
+            tokio::select! { _ = reached => {}, _ = lab.ended(&release) => {} }
+        };
+        tokio::time::timeout(LIMIT, reached_or_ended).await.expect("neither written nor ended");
         drop(first);
         let _second = lab.executor();
         assert_eq!(lab.ended(&release).await, ReleaseStatus::Complete, "killed after {writes} writes");
