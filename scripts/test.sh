@@ -18,7 +18,8 @@ scripts/build-static.sh || exit 1
 scripts/probe.sh > target/skips.txt || exit 1
 
 # The program and the example app are parts that end-to-end tests run.
-cargo build --profile lab -p atoll -p atoll-lab -p hello || exit 1
+cargo build --profile lab -p atoll -p atoll-lab -p atoll-trial || exit 1
+scripts/build-examples.sh || exit 1
 
 status=0
 cargo test --profile lab --workspace --no-fail-fast 2>&1 | tee "$log"

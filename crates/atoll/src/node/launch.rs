@@ -89,7 +89,7 @@ pub fn take_supervisor_lock(state: &StateDir) -> anyhow::Result<RoleLock> {
 /// Runs the processes of a prepared server until a signal.
 pub async fn launch(
     state: StateDir,
-    node: NodeFile,
+    mut node: NodeFile,
     server: ServerOptions,
     control: Option<ControlOptions>,
 ) -> anyhow::Result<()> {
@@ -124,6 +124,9 @@ pub async fn launch(
         let scheme = if api_is_plain(control) { "http" } else { "https" };
         ready.api = Some(format!("{scheme}://{}", shown(&sockets, "api")));
         ready.rpc = Some(shown(&sockets, "rpc"));
+        let rpc = sockets.address("rpc").context("the rpc socket has no address")?;
+        node.control = setup::loopback_if_unspecified(rpc).to_string();
+        node.save(&state)?;
         ready.token_file = Some(state.root_token().display().to_string());
         processes.push(Process { role: "control", uid: Some(server.control_uid), sockets });
     }

@@ -87,11 +87,7 @@ pub fn prepare_first_server(
             }
         }
     };
-    let node = NodeFile {
-        control: loopback_if_unspecified(control.rpc).to_string(),
-        app_domain: control.app_domain.clone(),
-        ..node
-    };
+    let node = NodeFile { app_domain: control.app_domain.clone(), ..node };
     let authority = Authority::open(&state.authority(), &node.platform, now_unix())?;
     write_durably(&state.ca_certificate(), authority.root_pem().as_bytes(), false).context("cannot write ca.pem")?;
     // Issued at every start: whatever the server slept through, its own certificates are fresh.

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Server};
+use tonic::{Request, Status};
 
 use atoll_driver::ContainerDriver;
 use atoll_images::{BlobSource, BlobStream, Digest, EnsureError, ImageStore, SourceError, UnpackLimits, ensure_image};
@@ -19,7 +21,7 @@ use atoll_rpc::channel::connect;
 use atoll_rpc::identity::{Expected, Role};
 use atoll_rpc::proto::control::BlobRequest;
 use atoll_rpc::proto::control::nodes_client::NodesClient;
-use atoll_rpc::server::accept;
+use atoll_rpc::server::{accept, require_role};
 use atoll_worker::grpc::{LocalService, WorkerService};
 use atoll_worker::network::{HostNetworks, NetworkConfig};
 use atoll_worker::seams::{
@@ -87,7 +89,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let peers = accept(listener, live.server_config(false)?, live.trust().clone());
     let peers = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .add_service(WorkerService::new(agent.clone()).into_server())
+        .add_service(InterceptedService::new(WorkerService::new(agent.clone()).into_server(), control_only))
         .add_service(WatchService::server(rows.publisher(), &[Role::Edge, Role::Control]))
         .serve_with_incoming(peers);
 
@@ -99,6 +101,12 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     }
     agent.close();
     Ok(())
+}
+
+/// Machines are changed by control alone; other nodes may watch.
+fn control_only(request: Request<()>) -> Result<Request<()>, Status> {
+    require_role(&request, &[Role::Control])?;
+    Ok(request)
 }
 
 /// Rows of this node's machines, into the catalogue.

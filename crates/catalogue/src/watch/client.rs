@@ -86,7 +86,7 @@ pub(super) async fn keep_watching<S, C, F>(
         };
         sink.close(path);
         let Some(error) = ended else { return };
-        tracing::info!(?target, error = &error as &dyn std::error::Error, "a watch of the catalogue ended");
+        tracing::debug!(?target, error = &error as &dyn std::error::Error, "a watch of the catalogue ended");
         let pause = backoff.after(began.elapsed(), &mut rng);
         tokio::select! {
             () = stop.cancelled() => return,

@@ -7,17 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use atoll_catalogue::Snapshot;
 use atoll_catalogue::disk::{self, Seal};
 use atoll_catalogue::protocol::Replica;
 use atoll_catalogue::protocol::targets::Target;
 use atoll_catalogue::watch::{BoxError, EdgePlace, ReplicaHandle, boot_clock, watch_as_edge};
 use atoll_keyring::{FileKeys, Keyring};
 use atoll_model::row::NodeState;
-use atoll_proxy::surroundings::{NoAccessLog, Routes, Surroundings};
+use atoll_proxy::surroundings::{NoAccessLog, Surroundings};
 use atoll_proxy::{EdgeConfig, Listener, Listeners};
 use atoll_rpc::channel::{connect, connect_local};
 use atoll_rpc::identity::{Expected, Role};
@@ -62,7 +60,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let handle = atoll_proxy::start(
         config,
         Surroundings {
-            routes: Arc::new(Catalogue(replica.clone())),
+            routes: Arc::new(replica.clone()),
             worker: Arc::new(local_worker::LocalWorker::new(connect_local(&state.worker_socket()))),
             backhaul: Some(Arc::new(backhaul::NodeIdentities::new(live)?)),
             access_log: Arc::new(NoAccessLog),
@@ -144,18 +142,6 @@ impl Seal for FileSeal {
 
     fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, BoxError> {
         Ok(self.0.open(SEAL_CONTEXT, sealed)?.to_vec())
-    }
-}
-
-struct Catalogue(ReplicaHandle);
-
-impl Routes for Catalogue {
-    fn snapshot(&self) -> Arc<Snapshot> {
-        self.0.snapshot()
-    }
-
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.0.subscribe()
     }
 }
 
