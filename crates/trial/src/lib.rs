@@ -1,4 +1,12 @@
 //! Platforms on trial: whole platforms in lab worlds, under a load that never retries. The demo, the
 //! end-to-end tests and the benches are made of this. Uses the program's faces only.
+//!
+//! - [`platform`]: a lab world with servers in it, and what can be done to them
+//! - [`visit`]: one request from a host; [`load`]: many, with the fate of each
+//! - [`wait`], [`programs`]: conditions and files
 
 pub mod load;
+pub mod platform;
+pub mod programs;
+pub mod visit;
+pub mod wait;

@@ -3,6 +3,7 @@
 //! turn; one WebSocket stays open and is used every second.
 
 mod http;
+mod running;
 mod socket;
 
 use std::net::SocketAddr;
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+
+pub use running::{RunningLoad, Tally};
 
 /// What to send where.
 #[derive(Clone, Debug)]

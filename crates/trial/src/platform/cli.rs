@@ -1,0 +1,38 @@
+//! The platform through its command line, as its users type it.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::ensure;
+use tokio::process::Command;
+
+use super::Platform;
+use crate::programs;
+
+/// What a command said, and how it ended.
+#[derive(Clone, Debug)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Platform {
+    /// Runs `atoll` against this platform, in a folder, with no login and no environment of the caller.
+    pub async fn atoll(&self, folder: &Path, arguments: &[&str]) -> anyhow::Result<Said> {
+        let mut command = Command::new(programs::atoll()?);
+        command.args(arguments).current_dir(folder).stdin(Stdio::null()).kill_on_drop(true).env_clear();
+        command.env("ATOLL_API", self.client.base()).env("ATOLL_TOKEN", &self.token).env("HOME", folder);
+        let output = command.output().await?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Said { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) })
+    }
+
+    /// Brings the example image in under a name.
+    pub async fn import_example(&self, name: &str) -> anyhow::Result<()> {
+        let layout = programs::example_image()?;
+        let said = self.atoll(&layout, &["image", "import", ".", name]).await?;
+        ensure!(said.code == Some(0), "the example image was not imported: {}", said.stderr);
+        Ok(())
+    }
+}

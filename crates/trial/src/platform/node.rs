@@ -1,0 +1,204 @@
+//! One server of a platform on trial: the program in a lab host, and what can be done to its processes.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use serde::Deserialize;
+use tokio::process::{Child, Command};
+
+use atoll_lab::Host;
+
+use crate::programs;
+use crate::wait::until;
+
+/// From the program's start until it serves, on a busy machine.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// Until a killed process has been started again.
+const RESTART_LIMIT: Duration = Duration::from_secs(20);
+/// Where apps are served.
+pub const APP_DOMAIN: &str = "apps.test";
+
+/// The ready file, as far as trials need it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Ready {
+    pub node: String,
+    pub region: String,
+    pub ca: PathBuf,
+    pub token_file: Option<PathBuf>,
+}
+
+/// A process of a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    Supervisor,
+    Control,
+    Worker,
+    Edge,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Supervisor => "supervisor",
+            Self::Control => "control",
+            Self::Worker => "worker",
+            Self::Edge => "edge",
+        })
+    }
+}
+
+/// How a server comes to be.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    First,
+    /// Control's node address and a token.
+    Joins {
+        control: SocketAddr,
+        token: String,
+    },
+}
+
+#[derive(Debug)]
+pub struct Node {
+    host: Host,
+    region: String,
+    supervisor: Option<Child>,
+}
+
+impl Node {
+    /// A server that does not run yet. `region` is also its place in the world, unless a trial lies.
+    pub fn new(host: Host, region: &str) -> Self {
+        Self { host, region: region.to_owned(), supervisor: None }
+    }
+
+    pub fn name(&self) -> &str {
+        self.host.name()
+    }
+
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The state folder: the same path within the host and outside.
+    pub fn state(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.host.disk()?.join("state"))
+    }
+
+    /// An address of this server's own, past the steering.
+    pub fn address(&self, port: u16) -> anyhow::Result<SocketAddr> {
+        Ok(SocketAddr::new(self.host.ipv4()?.into(), port))
+    }
+
+    /// The command that starts this server; more arguments win over nothing, they are only added.
+    pub fn command(&self, origin: &Origin) -> anyhow::Result<Command> {
+        let mut command = self.host.command(programs::atoll()?)?;
+        match origin {
+            Origin::First => {
+                command.args(["up", "--api", "0.0.0.0:4280", "--api-plain", "--app-domain", APP_DOMAIN]);
+            }
+            Origin::Joins { control, token } => {
+                command.args(["join", &control.to_string(), "--token", token]);
+            }
+        }
+        command.args(["--region", &self.region, "--name", self.name()]);
+        command.arg("--advertise").arg(self.host.ipv4()?.to_string());
+        command.arg("--state").arg(self.state()?);
+        command.arg("--ready-file").arg(self.ready_file()?);
+        Ok(command)
+    }
+
+    /// Starts the server and waits until it serves.
+    ///
+    /// # Errors
+    /// With the end of its log, if it ends or takes too long.
+    pub async fn start(&mut self, origin: &Origin) -> anyhow::Result<Ready> {
+        ensure!(self.supervisor.is_none(), "{} runs already", self.name());
+        let ready_file = self.ready_file()?;
+        // A file of an earlier start must not be taken for this one's.
+        if ready_file.exists() {
+            std::fs::remove_file(&ready_file)?;
+        }
+        let log = self.host.log("atoll")?;
+        let mut command = self.command(origin)?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        let supervisor = self.supervisor.insert(command.spawn()?);
+        let began = std::time::Instant::now();
+        loop {
+            if let Ok(text) = std::fs::read(&ready_file) {
+                return serde_json::from_slice(&text).context("the ready file cannot be read");
+            }
+            if let Some(status) = supervisor.try_wait()? {
+                bail!("{} ended with {status}:\n{}", self.host.name(), self.log_end());
+            }
+            if began.elapsed() > READY_LIMIT {
+                bail!("{} does not serve after {READY_LIMIT:?}:\n{}", self.host.name(), self.log_end());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The process id of a role, as the host numbers it.
+    pub fn pid(&self, role: Role) -> anyhow::Result<u32> {
+        let file = self.state()?.join("run").join(format!("{role}.pid"));
+        let text = std::fs::read_to_string(&file).with_context(|| format!("no {role} has run on {}", self.name()))?;
+        text.trim().parse().with_context(|| format!("{} holds {text:?}", file.display()))
+    }
+
+    /// Kills a process with SIGKILL; gives the id it had.
+    pub async fn kill(&self, role: Role) -> anyhow::Result<u32> {
+        let pid = self.pid(role)?;
+        let output = self.run("kill", &["-9", &pid.to_string()]).await?;
+        ensure!(output.status.success(), "cannot kill the {role}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(pid)
+    }
+
+    /// Waits until another process than `old` has the role; gives its id.
+    pub async fn replaced(&self, role: Role, old: u32) -> anyhow::Result<u32> {
+        let (new, _) = until(&format!("a new {role} on {}", self.name()), RESTART_LIMIT, async || {
+            let pid = self.pid(role)?;
+            ensure!(pid != old, "still process {old}");
+            Ok(pid)
+        })
+        .await?;
+        Ok(new)
+    }
+
+    /// Kills the supervisor alone, and forgets it so that the server can be started again.
+    pub async fn kill_supervisor(&mut self) -> anyhow::Result<()> {
+        self.kill(Role::Supervisor).await?;
+        if let Some(mut supervisor) = self.supervisor.take() {
+            supervisor.wait().await?;
+        }
+        Ok(())
+    }
+
+    /// Runs a program in the host to its end.
+    pub async fn run(&self, program: impl AsRef<Path>, arguments: &[&str]) -> anyhow::Result<Output> {
+        let mut command = self.host.command(program.as_ref())?;
+        command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        Ok(command.output().await?)
+    }
+
+    /// How many processes of a program run in the host, machines' included.
+    pub async fn processes(&self, program: &str) -> anyhow::Result<usize> {
+        let script = format!("cat /proc/[0-9]*/comm 2>/dev/null | grep -cx {program} || true");
+        let output = self.run("sh", &["-c", &script]).await?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().parse()?)
+    }
+
+    /// The last lines of the server's log.
+    pub fn log_end(&self) -> String {
+        let file = self.host.status().map(|status| status.logs.join("atoll.log"));
+        let text = file.ok().and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(15)..].join("\n")
+    }
+
+    fn ready_file(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.host.disk()?.join("ready.json"))
+    }
+}

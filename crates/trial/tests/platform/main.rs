@@ -1,0 +1,6 @@
+//! Whole platforms under test, each in a lab world of its own. Needs root.
+
+mod deaths;
+mod one_node;
+mod support;
+mod three_regions;
