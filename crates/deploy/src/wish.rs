@@ -160,4 +160,42 @@ mod tests {
         let unknown = DeployRequest { strategy: Some("bluegrass".into()), ..request("[build]\nimage='a'\n") };
         assert!(refusal(&unknown).contains("bluegrass"));
     }
+
+    fn stored(primary: Option<&str>, regions: &[&str]) -> App {
+        App {
+            id: "a".into(),
+            numeric_id: 1,
+            name: app(),
+            org: atoll_store::DEFAULT_ORGANIZATION.parse().unwrap(),
+            network: atoll_model::address::NetworkId(1),
+            network_name: "default".into(),
+            status: atoll_store::AppStatus::Deployed,
+            primary_region: primary.map(|code| code.parse().unwrap()),
+            regions: codes(regions),
+            secrets_version: 0,
+            created_at_ms: 0,
+        }
+    }
+
+    fn codes(regions: &[&str]) -> Vec<RegionCode> {
+        regions.iter().map(|code| code.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn regions_are_remembered_until_others_are_given() {
+        let manifest = Manifest::default();
+        let remembered = stored(Some("ams"), &["ams", "nrt"]);
+        let choose = |given: &[&str]| Homes::choose(&remembered, &manifest, &codes(given), &codes(&["ord"]));
+        assert_eq!(choose(&[]), Homes { primary: codes(&["ams"]).pop(), regions: codes(&["ams", "nrt"]) });
+        assert_eq!(choose(&["nrt", "nrt"]), Homes { primary: codes(&["nrt"]).pop(), regions: codes(&["nrt"]) });
+    }
+
+    #[test]
+    fn an_app_without_a_home_gets_the_first_that_is_there() {
+        let here = codes(&["nrt", "ord"]);
+        let homes = Homes::choose(&stored(None, &[]), &Manifest::default(), &[], &here);
+        assert_eq!(homes, Homes { primary: Some(here[0]), regions: vec![] });
+        let named = Manifest { primary_region: Some(here[1]), ..Manifest::default() };
+        assert_eq!(Homes::choose(&stored(None, &[]), &named, &[], &here).primary, Some(here[1]));
+    }
 }
