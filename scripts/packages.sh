@@ -11,6 +11,7 @@ packages=(
     postgresql                  # the second engine of the store
     runc                        # the peer in the start benchmark
     mmdebstrap                  # example images made of Debian packages
+    e2fsprogs                   # disks of the lab's virtual machines
     curl jq ca-certificates
 )
 

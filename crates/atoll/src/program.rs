@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use atoll_cli::{Connection, Outcome, Printer};
+use atoll_cli::{Command, Connection, ControlCommand, Outcome, Printer};
 use atoll_signals::LogFormat;
 
 use crate::node::join::JoinCommand;
 use crate::node::launch::UpCommand;
 use crate::node::options::{ServerOptions, with_file};
+use crate::node::restore::restore;
 use crate::node::{join, launch};
 use crate::roles;
 
@@ -71,6 +72,12 @@ pub fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, Outcome::Failed),
         },
+        TopCommand::Client(Command::Control(ControlCommand::Restore { file, state, database })) => {
+            match runtime().map_err(Into::into).and_then(|runtime| runtime.block_on(restore(&file, &state, database))) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error, Outcome::Failed),
+            }
+        }
         TopCommand::Client(command) => {
             let printer = Printer { json: program.json };
             let outcome = match runtime() {

@@ -7,9 +7,8 @@ mod outcome;
 mod printer;
 mod target;
 
-use clap::Subcommand;
-
 pub use commands::Command;
+pub use commands::control::ControlCommand;
 pub use connect::Connection;
 pub use outcome::{CliError, Outcome};
 pub use printer::Printer;
@@ -20,9 +19,4 @@ pub async fn run(command: Command, connection: &Connection, printer: &Printer) -
         Ok(outcome) => outcome,
         Err(error) => printer.fail(&error),
     }
-}
-
-/// Whether a word is one of our commands; for the top level's help.
-pub fn is_command(word: &str) -> bool {
-    Command::has_subcommand(word)
 }

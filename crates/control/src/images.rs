@@ -171,16 +171,20 @@ impl Control {
         Ok(Freed { blobs: collected.blobs, bytes: collected.blob_bytes })
     }
 
-    /// Images of releases that may still be returned to.
+    /// Images of releases that may still be returned to: the newest, and the last that was complete.
     async fn release_images(&self, app: &atoll_model::AppName) -> ControlResult<Vec<Digest>> {
         let app = app.clone();
-        let releases = self
+        let (newest, complete) = self
             .store
             .read(move |tx| {
                 let app = app.clone();
-                async move { tx.release_list(&app, 2).await }
+                async move {
+                    let newest = tx.release_list(&app, 2).await?;
+                    Ok::<_, atoll_store::StoreError>((newest, tx.release_last_complete(&app).await?))
+                }
             })
             .await?;
-        Ok(releases.iter().filter_map(|release| release.content.image_digest.parse().ok()).collect())
+        let kept = newest.into_iter().chain(complete);
+        Ok(kept.filter_map(|release| release.content.image_digest.parse().ok()).collect())
     }
 }

@@ -3,6 +3,7 @@
 pub mod join;
 pub mod launch;
 pub mod options;
+pub mod restore;
 pub mod setup;
 pub mod sockets;
 pub mod state;

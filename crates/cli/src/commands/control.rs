@@ -17,10 +17,25 @@ pub enum ControlCommand {
         /// Must not exist yet
         file: PathBuf,
     },
+    /// Fill a new server's records from a backup, before its first `atoll up`
+    ///
+    /// Works on the server itself. Secrets stay sealed: put the old server's control/root.key into
+    /// the new state folder too.
+    Restore {
+        file: PathBuf,
+        /// The new server's state folder
+        #[arg(long, env = "ATOLL_STATE", default_value = "/var/lib/atoll")]
+        state: PathBuf,
+        /// The new server's records, when they are not in its state folder: postgres://…
+        #[arg(long, env = "ATOLL_DATABASE")]
+        database: Option<String>,
+    },
 }
 
 pub async fn run(command: ControlCommand, client: &Client, printer: &Printer) -> CliResult {
-    let ControlCommand::Backup { file } = command;
+    let ControlCommand::Backup { file } = command else {
+        return Err(CliError::usage("a restore works on the server itself, not through its API"));
+    };
     let mut response = client.backup().await?;
     let write = format!("write {}", file.display());
     let temporary = file.with_extension("partial");

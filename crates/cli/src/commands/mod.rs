@@ -3,7 +3,7 @@
 mod apps;
 mod auth;
 mod console;
-mod control;
+pub mod control;
 mod deploy;
 mod image;
 mod logs;
@@ -57,7 +57,7 @@ pub enum Command {
     /// Tokens for people and programs
     #[command(subcommand, visible_alias = "tokens")]
     Token(token::TokenCommand),
-    /// Back up control's records
+    /// Back up and restore control's records
     #[command(subcommand)]
     Control(control::ControlCommand),
     /// Log in to a platform

@@ -54,26 +54,29 @@ async fn clients_reach_the_nearest_living_edge() {
     serve(&lab, "cdg").await;
     let (berlin, ams) = (lab.host("berlin").unwrap(), lab.host("ams").unwrap());
     assert_eq!(edge_of(&berlin).await.as_deref(), Some("ams"));
-    let second = Duration::from_secs(1);
+    // Ten times what is expected at most: other tests keep the machine busy.
+    let soon = Duration::from_secs(5);
 
+    let began = Instant::now();
     lab.cut("berlin", "ams").await.unwrap();
-    let moved = served_by(&berlin, "cdg").await;
-    assert!((Duration::from_millis(150)..second).contains(&moved), "moved after {moved:?}");
+    served_by(&berlin, "cdg").await;
+    let moved = began.elapsed();
+    assert!((Duration::from_millis(190)..soon).contains(&moved), "moved after {moved:?}");
     lab.heal_all().await.unwrap();
-    assert!(served_by(&berlin, "ams").await < second);
+    assert!(served_by(&berlin, "ams").await < soon);
 
     lab.slow("berlin", "ams", Duration::from_millis(50)).await.unwrap();
-    assert!(served_by(&berlin, "cdg").await < second);
+    assert!(served_by(&berlin, "cdg").await < soon);
     lab.heal_all().await.unwrap();
-    assert!(served_by(&berlin, "ams").await < second);
+    assert!(served_by(&berlin, "ams").await < soon);
 
     ams.withdraw().await.unwrap();
-    assert!(served_by(&berlin, "cdg").await < second);
+    assert!(served_by(&berlin, "cdg").await < soon);
     ams.announce().await.unwrap();
-    assert!(served_by(&berlin, "ams").await < second);
+    assert!(served_by(&berlin, "ams").await < soon);
 
     ams.kill().await.unwrap();
-    assert!(served_by(&berlin, "cdg").await < second);
+    assert!(served_by(&berlin, "cdg").await < soon);
     lab.host("cdg").unwrap().pause().await.unwrap();
     eventually("nobody left", async || lab.status().host("berlin").unwrap().steered_to.is_none().then_some(())).await;
     assert_eq!(edge_of(&berlin).await, None);

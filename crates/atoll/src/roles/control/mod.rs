@@ -105,7 +105,8 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     tokio::spawn(renew_own(control.clone(), state.identity("control")));
 
     let barrier = Arc::new(hub::HubBarrier { hub: hub.clone(), book, view, started: Instant::now() });
-    let executor = format!("{}-{:08x}", node.name, rand::random::<u32>());
+    // The same after a restart: a process takes its own deploys back at once.
+    let executor = format!("control/{}", node.name);
     let deploys = Arc::new(Deploys::new(control.clone(), barrier, executor, Timing::default()));
     tokio::spawn(deploys.clone().run_forever());
 

@@ -30,6 +30,11 @@ use crate::node::{sockets, supervisor};
 /// How often the catalogue is kept on disk, for a start without anybody to ask.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 
+/// How long a starting edge lets connections wait in its sockets for a view that control calls up to
+/// date. Beyond it the kept view serves: control may be dead.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(2);
+const CATCH_UP_PAUSE: Duration = Duration::from_millis(10);
+
 pub async fn run(common: Common) -> anyhow::Result<()> {
     let mut sockets = sockets::take()?;
     let mut socket =
@@ -56,18 +61,6 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let replica = ReplicaHandle::new(replica, boot_clock());
     let control = connect(live, node.control.clone(), Expected::Role(Role::Control))?;
 
-    let config = EdgeConfig { app_domain: node.app_domain.clone(), ..EdgeConfig::new(node.name.clone(), node.region) };
-    let handle = atoll_proxy::start(
-        config,
-        Surroundings {
-            routes: Arc::new(replica.clone()),
-            worker: Arc::new(local_worker::LocalWorker::new(connect_local(&state.worker_socket()))),
-            backhaul: Some(Arc::new(backhaul::NodeIdentities::new(live)?)),
-            access_log: Arc::new(NoAccessLog),
-        },
-        listeners,
-    )?;
-
     let stop = CancellationToken::new();
     let place = EdgePlace { region: node.region, hubs: 1 };
     let watching = {
@@ -90,6 +83,20 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         };
         tokio::spawn(watch_as_edge(replica.clone(), place, connect_to, rand::random(), stop.clone()))
     };
+    catch_up(&replica).await;
+
+    let config = EdgeConfig { app_domain: node.app_domain.clone(), ..EdgeConfig::new(node.name.clone(), node.region) };
+    let handle = atoll_proxy::start(
+        config,
+        Surroundings {
+            routes: Arc::new(replica.clone()),
+            worker: Arc::new(local_worker::LocalWorker::new(connect_local(&state.worker_socket()))),
+            backhaul: Some(Arc::new(backhaul::NodeIdentities::new(live)?)),
+            access_log: Arc::new(NoAccessLog),
+        },
+        listeners,
+    )?;
+
     tokio::spawn(follow_revocations(replica.clone(), live.clone()));
     tokio::spawn(follow_authority(replica.clone(), live.clone()));
     tokio::spawn(renew_forever(live.clone(), control, state.identity("edge")));
@@ -122,6 +129,18 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     watching.await?;
     keep(&replica, &saved_file, &seal);
     Ok(())
+}
+
+/// The kept view may lack what was made since, and would deny it.
+async fn catch_up(replica: &ReplicaHandle) {
+    let leased = async {
+        while !replica.is_leased() {
+            tokio::time::sleep(CATCH_UP_PAUSE).await;
+        }
+    };
+    if tokio::time::timeout(CATCH_UP_LIMIT, leased).await.is_err() {
+        tracing::warn!("control was not heard; serves by the catalogue as it was kept");
+    }
 }
 
 fn keep(replica: &ReplicaHandle, file: &std::path::Path, seal: &FileSeal) {
