@@ -1,16 +1,18 @@
 //! One WebSocket that stays open: a message each second must come back. When it breaks, that is one
-//! failed shot, and the next one connects anew.
+//! failed shot, and the next one connects anew. A machine that says it is going away, in the protocol's
+//! own words, has broken nothing: a socket ends with its machine at the latest.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{LoadPlan, Shot, ShotKind};
 
@@ -28,6 +30,11 @@ struct Open {
     greeting: Greeting,
 }
 
+enum Talked {
+    Echo,
+    Goodbye,
+}
+
 pub async fn keep_talking(plan: Arc<LoadPlan>, start: Instant, shots: mpsc::Sender<Shot>) {
     let mut open: Option<Open> = None;
     let mut ticks = tokio::time::interval(EVERY);
@@ -37,18 +44,19 @@ pub async fn keep_talking(plan: Arc<LoadPlan>, start: Instant, shots: mpsc::Send
         let began = Instant::now();
         let outcome = tokio::time::timeout(plan.timeout, talk(&plan, &mut open, number)).await;
         shot.took_ms = began.elapsed().as_secs_f64() * 1000.0;
-        shot.error = match outcome {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(format!("{error:#}")),
-            Err(_) => Some(format!("the WebSocket was silent for {:?}", plan.timeout)),
+        let talked = match outcome {
+            Ok(outcome) => outcome,
+            Err(_) => Err(anyhow!("the WebSocket was silent for {:?}", plan.timeout)),
         };
-        if shot.error.is_some() {
-            open = None;
-        }
+        let stays = matches!(talked, Ok(Talked::Echo));
+        shot.error = talked.err().map(|error| format!("{error:#}"));
         if let Some(open) = &open {
             shot.machine = Some(open.greeting.machine.clone());
             shot.region = Some(open.greeting.region.clone());
             shot.boot_id = Some(open.greeting.boot_id.clone());
+        }
+        if !stays {
+            open = None;
         }
         if shots.send(shot).await.is_err() {
             return;
@@ -56,7 +64,7 @@ pub async fn keep_talking(plan: Arc<LoadPlan>, start: Instant, shots: mpsc::Send
     }
 }
 
-async fn talk(plan: &LoadPlan, open: &mut Option<Open>, number: u64) -> anyhow::Result<()> {
+async fn talk(plan: &LoadPlan, open: &mut Option<Open>, number: u64) -> anyhow::Result<Talked> {
     let open = match open {
         Some(open) => open,
         None => open.insert(connect(plan).await?),
@@ -65,8 +73,9 @@ async fn talk(plan: &LoadPlan, open: &mut Option<Open>, number: u64) -> anyhow::
     open.socket.send(Message::text(text.clone())).await.context("cannot send")?;
     loop {
         match open.socket.next().await.context("the WebSocket was closed")?? {
-            Message::Text(echo) if echo.as_str() == text => return Ok(()),
+            Message::Text(echo) if echo.as_str() == text => return Ok(Talked::Echo),
             Message::Text(other) => bail!("sent {text:?}, got {other:?}"),
+            Message::Close(Some(frame)) if frame.code == CloseCode::Away => return Ok(Talked::Goodbye),
             Message::Close(reason) => bail!("the WebSocket was closed: {reason:?}"),
             _ => {}
         }

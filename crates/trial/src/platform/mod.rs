@@ -3,6 +3,7 @@
 
 pub mod bridge;
 mod cli;
+mod example;
 mod node;
 
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use crate::visit::{Ask, Who, ask};
 use crate::wait::until;
 use bridge::Bridge;
 pub use cli::Said;
+pub use example::Release;
 pub use node::{APP_DOMAIN, Node, Origin, Ready, Role};
 
 /// Three regions and four client cities.

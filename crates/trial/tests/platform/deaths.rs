@@ -94,6 +94,22 @@ fn without_control_machines_are_woken_and_dead_ones_avoided() {
 }
 
 #[test]
+fn new_connections_wait_for_a_killed_edge() {
+    trial("edge_killed", ONE_REGION, async |platform| {
+        let (site, _) = serving(platform, 1).await?;
+        let before = platform.served("berlin", &site).await?;
+        let berlin = platform.host("berlin")?;
+        let node = platform.node("ams")?;
+        let old = node.kill(Role::Edge).await?;
+        let after = see(&berlin, &Ask::get(&site, "/")).await?;
+        println!("answered by the next edge after {:.1?}", after.took);
+        ensure!(after.who.boot_id == before.who.boot_id, "{after:?}");
+        node.replaced(Role::Edge, old).await?;
+        Ok(())
+    });
+}
+
+#[test]
 fn a_server_started_again_adopts_its_machines() {
     trial("supervisor_killed", ONE_REGION, async |platform| {
         let (site, ids) = serving(platform, 2).await?;
