@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -18,6 +18,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 /// Who answers: the same in every response of one run of one machine.
 #[derive(Clone, Serialize)]
@@ -36,7 +37,12 @@ struct Hello {
     served: AtomicU64,
     /// Requests to `/once` by their key: proves that a request was executed once.
     executed: tokio::sync::Mutex<std::collections::HashMap<String, u64>>,
+    /// True once asked to stop; whoever talks holds a receiver.
+    stopping: watch::Sender<bool>,
 }
+
+/// How long those who talk get to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
@@ -65,7 +71,12 @@ async fn main() -> ExitCode {
         release: env("HELLO_RELEASE").unwrap_or_default(),
         boot_id: format!("{:016x}", rand::random::<u64>()),
     };
-    let hello = Arc::new(Hello { who, served: AtomicU64::new(0), executed: Default::default() });
+    let hello = Arc::new(Hello {
+        who,
+        served: AtomicU64::new(0),
+        executed: Default::default(),
+        stopping: watch::Sender::new(false),
+    });
     let app = Router::new()
         .route("/", get(answer).post(answer))
         .route("/healthz", get(healthz))
@@ -90,9 +101,16 @@ async fn main() -> ExitCode {
         }
     };
     println!("hello: {} listens on {port}, boot {}", hello.who.machine, hello.who.boot_id);
-    let served = axum::serve(listener, app).with_graceful_shutdown(asked_to_stop()).await;
+    let served = axum::serve(listener, app).with_graceful_shutdown(stop(hello.clone())).await;
+    // Whoever does not close in time is cut off.
+    tokio::time::timeout(GOODBYE, hello.stopping.closed()).await.ok();
     println!("hello: done");
     if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn stop(hello: Arc<Hello>) {
+    asked_to_stop().await;
+    hello.stopping.send_replace(true);
 }
 
 async fn asked_to_stop() {
@@ -212,17 +230,29 @@ async fn websocket(State(hello): State<Arc<Hello>>, upgrade: WebSocketUpgrade) -
     upgrade.on_upgrade(move |socket| talk(hello, socket))
 }
 
-/// Says who it is, then repeats what it hears.
+/// Says who it is, then repeats what it hears; says goodbye when asked to stop.
 async fn talk(hello: Arc<Hello>, mut socket: WebSocket) {
+    let mut stopping = hello.stopping.subscribe();
     let greeting = serde_json::to_string(&hello.who).unwrap_or_default();
     if socket.send(Message::text(greeting)).await.is_err() {
         return;
     }
-    while let Some(Ok(message)) = socket.recv().await {
+    loop {
+        let message = tokio::select! {
+            message = socket.recv() => message,
+            () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => {
+                let goodbye = CloseFrame { code: close_code::AWAY, reason: "stopping".into() };
+                // A peer that has left needs none.
+                socket.send(Message::Close(Some(goodbye))).await.ok();
+                // The other side closes the connection, after it has read all of this.
+                while let Some(Ok(_)) = socket.recv().await {}
+                return;
+            }
+        };
         let alive = match message {
-            Message::Text(_) | Message::Binary(_) => socket.send(message).await.is_ok(),
-            Message::Close(_) => false,
-            Message::Ping(_) | Message::Pong(_) => true,
+            Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => socket.send(message).await.is_ok(),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => true,
+            Some(Ok(Message::Close(_)) | Err(_)) | None => false,
         };
         if !alive {
             return;
