@@ -15,4 +15,4 @@ mod token;
 pub use access::{Action, Denied, Principal, Target, authorize};
 pub use authenticate::{AuthError, Caller, authenticate, first_token, token_create};
 pub use credentials::{MAX_CREDENTIALS, credentials};
-pub use token::{InvalidToken, JoinToken, TokenText};
+pub use token::{InvalidToken, TokenText};

@@ -19,12 +19,8 @@ pub struct TokenText(String);
 
 /// A text that is no token of this platform.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum InvalidToken {
-    #[error("a token begins with \"{PREFIX}\" and has {SECRET_CHARS} more characters")]
-    NotAToken,
-    #[error("a join token ends with a dot and the 64 hex digits of the platform's CA fingerprint")]
-    NoFingerprint,
-}
+#[error("a token begins with \"{PREFIX}\" and has {SECRET_CHARS} more characters")]
+pub struct InvalidToken;
 
 impl TokenText {
     /// A new token from 32 random bytes.
@@ -52,43 +48,16 @@ impl FromStr for TokenText {
     type Err = InvalidToken;
 
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
-        let secret = text.strip_prefix(PREFIX).ok_or(InvalidToken::NotAToken)?;
+        let secret = text.strip_prefix(PREFIX).ok_or(InvalidToken)?;
         let well_formed =
             secret.len() == SECRET_CHARS && secret.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        if well_formed { Ok(Self(text.to_owned())) } else { Err(InvalidToken::NotAToken) }
+        if well_formed { Ok(Self(text.to_owned())) } else { Err(InvalidToken) }
     }
 }
 
 impl fmt::Debug for TokenText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TokenText(..)")
-    }
-}
-
-/// What a new server is given: a token and the fingerprint of the CA it must meet, so that it never
-/// sends the token to a stranger. Text form `<token>.<64 hex digits>`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct JoinToken {
-    pub token: TokenText,
-    /// SHA-256 of the CA certificate.
-    pub ca_fingerprint: [u8; 32],
-}
-
-impl JoinToken {
-    /// The text itself, to be shown to whoever asked for the token.
-    pub fn reveal(&self) -> String {
-        format!("{}.{}", self.token.reveal(), hex::encode(self.ca_fingerprint))
-    }
-}
-
-impl FromStr for JoinToken {
-    type Err = InvalidToken;
-
-    fn from_str(text: &str) -> Result<Self, InvalidToken> {
-        let (token, fingerprint) = text.trim().split_once('.').ok_or(InvalidToken::NoFingerprint)?;
-        let mut ca_fingerprint = [0; 32];
-        hex::decode_to_slice(fingerprint, &mut ca_fingerprint).map_err(|_| InvalidToken::NoFingerprint)?;
-        Ok(Self { token: token.parse()?, ca_fingerprint })
     }
 }
 
@@ -105,13 +74,5 @@ mod tests {
         for bad in ["", "atoll_", "fm2_abc", "atoll_short", &format!("atoll_{}", "%".repeat(43))] {
             assert!(bad.parse::<TokenText>().is_err(), "{bad} was accepted");
         }
-    }
-
-    #[test]
-    fn join_tokens_carry_the_ca() {
-        let join = JoinToken { token: TokenText::from_random([1; 32]), ca_fingerprint: [0xab; 32] };
-        assert_eq!(join.reveal().parse::<JoinToken>().unwrap(), join);
-        assert_eq!(join.token.reveal().parse::<JoinToken>(), Err(InvalidToken::NoFingerprint));
-        assert_eq!(format!("x.{}", "ab".repeat(32)).parse::<JoinToken>(), Err(InvalidToken::NotAToken));
     }
 }
