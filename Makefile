@@ -49,10 +49,6 @@ test: ## Every test; needs root
 demo: ## Start a platform of three regions here, deploy an app, break things (ONCE=1: end by itself)
 	scripts/demo.sh
 
-.PHONY: bench
-bench: ## Measure; ONLY=<name> for one
-	scripts/bench.sh $(ONLY)
-
 .PHONY: clean
 clean: ## Remove what was built
 	rm -rf $(CARGO_TARGET_DIR)
