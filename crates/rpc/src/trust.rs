@@ -157,28 +157,29 @@ pub fn identity_of(certificate: &CertificateDer<'_>) -> Option<Identity> {
     }
 }
 
-macro_rules! verify_signatures_with_provider {
-    () => {
+/// The signature checks of a verifier, by the algorithms that an expression of `self` gives.
+macro_rules! verify_signatures_with {
+    (|$self:ident| $algorithms:expr) => {
         fn verify_tls12_signature(
-            &self,
+            &$self,
             message: &[u8],
             certificate: &CertificateDer<'_>,
             signature: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls12_signature(message, certificate, signature, &self.trust.algorithms())
+            verify_tls12_signature(message, certificate, signature, &$algorithms)
         }
 
         fn verify_tls13_signature(
-            &self,
+            &$self,
             message: &[u8],
             certificate: &CertificateDer<'_>,
             signature: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls13_signature(message, certificate, signature, &self.trust.algorithms())
+            verify_tls13_signature(message, certificate, signature, &$algorithms)
         }
 
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.trust.algorithms().supported_schemes()
+        fn supported_verify_schemes(&$self) -> Vec<SignatureScheme> {
+            $algorithms.supported_schemes()
         }
     };
 }
@@ -215,7 +216,7 @@ impl ServerCertVerifier for ServerCheck {
         }
     }
 
-    verify_signatures_with_provider!();
+    verify_signatures_with!(|self| self.trust.algorithms());
 }
 
 /// Checks clients that connect to us; which calls they may make is decided per service.
@@ -250,7 +251,7 @@ impl ClientCertVerifier for ClientCheck {
         Ok(ClientCertVerified::assertion())
     }
 
-    verify_signatures_with_provider!();
+    verify_signatures_with!(|self| self.trust.algorithms());
 }
 
 /// For the one connection a joining node makes: the chain must contain, and be signed by, the root
@@ -292,27 +293,7 @@ impl ServerCertVerifier for PinnedCheck {
         }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    verify_signatures_with!(|self| self.provider.signature_verification_algorithms);
 }
 
 #[cfg(test)]
