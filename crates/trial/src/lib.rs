@@ -3,8 +3,10 @@
 //!
 //! - [`platform`]: a lab world with servers in it, and what can be done to them
 //! - [`visit`]: one request from a host; [`load`]: many, with the fate of each
+//! - [`demo`]: the demonstration
 //! - [`wait`], [`programs`]: conditions and files
 
+pub mod demo;
 pub mod load;
 pub mod platform;
 pub mod programs;

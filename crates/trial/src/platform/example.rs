@@ -37,7 +37,7 @@ primary_region = "ams"
 [env]
 {env}
 [deploy]
-wait_timeout = "10s"
+wait_timeout = "6s"
 
 [http_service]
 internal_port = 8080

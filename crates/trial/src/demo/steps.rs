@@ -1,0 +1,198 @@
+//! The steps, each with what it claims.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use serde_json::{Value, json};
+
+use atoll_model::MachineState;
+
+use super::traffic::counts;
+use super::{APP, Demo, NEAREST};
+use crate::platform::{MachineSpec, Release, Role, see};
+use crate::visit::{Ask, ask};
+
+const EVERYBODY: [&str; 4] = ["berlin", "osaka", "chicago", "mumbai"];
+/// By when traffic must follow a link that has become slower.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(5);
+
+/// Every client is served by the edge and the machine near it.
+pub async fn served(demo: &Demo) -> anyhow::Result<Value> {
+    let begun = demo.traffic.now();
+    let mut seen_from = serde_json::Map::new();
+    for (client, nearest) in NEAREST {
+        let seen = see(&demo.platform.host(client)?, &Ask::get(&demo.site, "/")).await?;
+        let near = nearest.is_none_or(|region| seen.edge == region && seen.who.region == region);
+        ensure!(near, "{client} was served by edge {} and a machine in {}", seen.edge, seen.who.region);
+        let took = seen.took.as_secs_f64() * 1e3;
+        let detail = json!({"edge": seen.edge, "machine": seen.who.machine, "region": seen.who.region, "ms": took});
+        seen_from.insert(client.to_owned(), detail);
+    }
+    demo.traffic.more(50).await?;
+    Ok(json!({"from": seen_from, "load": demo.traffic.unharmed(&begun, &EVERYBODY)?}))
+}
+
+/// An idle machine stops, and a request wakes it.
+pub async fn woken(demo: &Demo) -> anyhow::Result<Value> {
+    let platform = &demo.platform;
+    let begun = demo.traffic.now();
+    let site = platform.create_app("sleepy").await?;
+    let running = platform.node("ams")?.processes("hello").await?;
+    let release = Release { name: "sleepy", idle: Some("3s"), ..Release::default() };
+    let said = platform.deploy("sleepy", &release, &["ams"]).await?;
+    ensure!(said.code == Some(0), "the deploy failed: {}", said.stderr);
+    let before = platform.served("berlin", &site).await?;
+    let machine = platform.in_state("sleepy", &before.who.machine, MachineState::Stopped).await?;
+    let left = platform.node("ams")?.processes("hello").await?;
+    ensure!(left == running, "its process is still there: {left} instead of {running}");
+    let after = see(&platform.host("berlin")?, &Ask::get(&site, "/")).await?;
+    ensure!(after.who.machine == before.who.machine, "another machine answered: {after:?}");
+    ensure!(after.who.boot_id != before.who.boot_id, "it had never stopped: {after:?}");
+    Ok(json!({
+        "api_said": machine.state.as_str(),
+        "wake_ms": after.took.as_secs_f64() * 1e3,
+        "boot_ids": [before.who.boot_id, after.who.boot_id],
+        "load": demo.traffic.unharmed(&begun, &EVERYBODY)?,
+    }))
+}
+
+/// The agent that runs a node's machines is killed; nobody notices, the machines least of all.
+pub async fn agent_killed(demo: &Demo) -> anyhow::Result<Value> {
+    let traffic = &demo.traffic;
+    let calm = traffic.now();
+    traffic.more(30).await?;
+    let boots = traffic.collect(&calm, |shot| shot.boot_id.clone());
+    let counter = traffic.collect(&calm, |shot| shot.counter).last().copied();
+
+    let begun = traffic.now();
+    let node = demo.platform.node("ams")?;
+    let old = node.kill(Role::Worker).await?;
+    let new = node.replaced(Role::Worker, old).await?;
+    traffic.more(100).await?;
+    let after = traffic.collect(&begun, |shot| shot.boot_id.clone());
+    ensure!(after == boots, "boot ids changed from {boots:?} to {after:?}");
+    let went_on = traffic.collect(&begun, |shot| shot.counter).last().copied();
+    ensure!(went_on > counter, "the counters did not go on: {counter:?}, {went_on:?}");
+    let load = traffic.unharmed(&begun, &EVERYBODY)?;
+    Ok(json!({"old_pid": old, "new_pid": new, "boot_ids": after, "counter": [counter, went_on], "load": load}))
+}
+
+/// Without control, a request wakes a stopped machine and a crashed one leaves the routing.
+pub async fn control_killed(demo: &Demo) -> anyhow::Result<Value> {
+    let platform = &demo.platform;
+    let begun = demo.traffic.now();
+    let berlin = platform.host("berlin")?;
+    let sleeper = platform.create_app("sleeper").await?;
+    let spec = MachineSpec { region: "ams", restart: "no", ..MachineSpec::default() };
+    let asleep = platform.create_machine("sleeper", &spec).await?;
+    let before = platform.served("berlin", &sleeper).await?;
+    platform.stop_machine("sleeper", &asleep).await?;
+    let pair = platform.create_app("pair").await?;
+    for _ in 0..2 {
+        let machine = platform.create_machine("pair", &spec).await?;
+        platform.served_as("berlin", &pair, |seen| seen.who.machine == machine).await?;
+    }
+
+    let node = platform.node("ams")?;
+    let old = node.kill(Role::Control).await?;
+    let woken = see(&berlin, &Ask::get(&sleeper, "/")).await?;
+    ensure!(woken.who.machine == asleep && woken.who.boot_id != before.who.boot_id, "not woken: {woken:?}");
+    let old = node.replaced(Role::Control, old).await?;
+    node.kill(Role::Control).await?;
+    // A crash has no answer.
+    drop(ask(&berlin, &Ask::post(&pair, "/crash")).await);
+    let mut answered = BTreeSet::new();
+    for _ in 0..20 {
+        answered.insert(see(&berlin, &Ask::get(&pair, "/")).await?.who.machine);
+    }
+    ensure!(answered.len() == 1, "more machines answered than live: {answered:?}");
+    node.replaced(Role::Control, old).await?;
+    let load = demo.traffic.unharmed(&begun, &EVERYBODY)?;
+    Ok(json!({"wake_ms": woken.took.as_secs_f64() * 1e3, "answered_after_crash": answered, "load": load}))
+}
+
+/// Three bad releases are refused and a good one goes out; nobody notices.
+pub async fn bad_release(demo: &Demo) -> anyhow::Result<Value> {
+    let (platform, traffic) = (&demo.platform, &demo.traffic);
+    let calm = traffic.now();
+    traffic.more(30).await?;
+    let boots = traffic.collect(&calm, |shot| shot.boot_id.clone());
+    let begun = traffic.now();
+    let mut refused = serde_json::Map::new();
+    let bad = [
+        ("exits_at_once", ("HELLO_EXIT_AT_START", "7")),
+        ("never_listens", ("HELLO_NEVER_LISTEN", "1")),
+        ("fails_its_check", ("HELLO_CHECK_STATUS", "500")),
+    ];
+    for (what, knob) in bad {
+        let started = Instant::now();
+        let said = platform.deploy(APP, &Release { name: "bad", env: &[knob], ..Release::default() }, &[]).await?;
+        ensure!(said.code == Some(1), "one that {what} ended with {:?}: {}", said.code, said.stderr);
+        refused.insert(what.to_owned(), json!({"ms": started.elapsed().as_millis() as u64}));
+    }
+    traffic.more(30).await?;
+    let after = traffic.collect(&begun, |shot| shot.boot_id.clone());
+    ensure!(after == boots, "boot ids changed from {boots:?} to {after:?}");
+
+    let started = Instant::now();
+    let said = platform.deploy(APP, &Release { name: "two", ..Release::default() }, &[]).await?;
+    ensure!(said.code == Some(0), "the good release ended with {:?}: {}", said.code, said.stderr);
+    let good_ms = started.elapsed().as_millis() as u64;
+    traffic.more(30).await?;
+    let releases = traffic.collect(&begun, |shot| shot.release.clone());
+    ensure!(releases == BTreeSet::from(["one".into(), "two".into()]), "releases seen: {releases:?}");
+    let load = traffic.unharmed(&begun, &EVERYBODY)?;
+    Ok(json!({"refused": refused, "good_ms": good_ms, "releases_seen": releases, "load": load}))
+}
+
+/// A node is cut off; its users are served elsewhere, and by it again once it is healed.
+pub async fn node_cut(demo: &Demo) -> anyhow::Result<Value> {
+    let platform = &demo.platform;
+    let begun = demo.traffic.now();
+    let cut = Instant::now();
+    platform.lab().isolate("nrt").await?;
+    let away = platform.served_as("osaka", &demo.site, |seen| seen.who.region != "nrt").await?;
+    let away_ms = cut.elapsed().as_millis() as u64;
+    ensure!(away.edge != "nrt", "a cut off edge answered");
+    let healed = Instant::now();
+    platform.lab().heal_host("nrt").await?;
+    platform.served_as("osaka", &demo.site, |seen| seen.edge == "nrt" && seen.who.region == "nrt").await?;
+    let back_ms = healed.elapsed().as_millis() as u64;
+    // Whoever was connected to the node that was cut off has lost that connection; others have not.
+    demo.traffic.unharmed(&begun, &["berlin", "chicago"])?;
+    let load = counts(&demo.traffic.since(&begun));
+    Ok(
+        json!({"served_by": {"edge": away.edge, "region": away.who.region}, "away_ms": away_ms, "back_ms": back_ms, "load": load}),
+    )
+}
+
+/// The nearest machine's link becomes slow: traffic goes to the next nearest, and comes back.
+pub async fn slow_link(demo: &Demo) -> anyhow::Result<Value> {
+    const NEAR: &str = "ord";
+    const NEXT: &str = "nrt";
+    let platform = &demo.platform;
+    let begun = demo.traffic.now();
+    let site = platform.create_app("abroad").await?;
+    for region in [NEAR, NEXT] {
+        let spec = MachineSpec { region, ..MachineSpec::default() };
+        let machine = platform.create_machine("abroad", &spec).await?;
+        platform.in_state("abroad", &machine, MachineState::Started).await?;
+    }
+    let before = platform.served_as("berlin", &site, |seen| seen.who.region == NEAR).await?;
+    let slowed = Instant::now();
+    platform.lab().slow("ams", NEAR, Duration::from_millis(150)).await?;
+    platform.served_as("berlin", &site, |seen| seen.who.region == NEXT).await?;
+    let moved = slowed.elapsed();
+    let healed = Instant::now();
+    platform.lab().heal("ams", NEAR).await?;
+    platform.served_as("berlin", &site, |seen| seen.who.region == NEAR).await?;
+    let back = healed.elapsed();
+    ensure!(moved <= FOLLOW_LIMIT && back <= FOLLOW_LIMIT, "moved after {moved:.1?}, back after {back:.1?}");
+    Ok(json!({
+        "before_ms": before.took.as_secs_f64() * 1e3,
+        "moved_ms": moved.as_millis() as u64,
+        "back_ms": back.as_millis() as u64,
+        "load": demo.traffic.unharmed(&begun, &["berlin"])?,
+    }))
+}
