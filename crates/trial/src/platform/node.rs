@@ -93,7 +93,7 @@ impl Node {
         Ok(SocketAddr::new(self.host.ipv4()?.into(), port))
     }
 
-    /// The command that starts this server; more arguments win over nothing, they are only added.
+    /// The command that starts this server.
     pub fn command(&self, origin: &Origin) -> anyhow::Result<Command> {
         let mut command = self.host.command(programs::atoll()?)?;
         match origin {
