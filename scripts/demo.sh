@@ -12,6 +12,7 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 export ATOLL_GUEST_BIN=${ATOLL_GUEST_BIN:-$PWD/target/static/atoll-guest}
 export ATOLL_SHIM_BIN=${ATOLL_SHIM_BIN:-$PWD/target/static/atoll-shim}
 
+scripts/packages.sh
 scripts/build-static.sh
 scripts/build-examples.sh
 cargo build --profile lab -p atoll -p atoll-lab -p atoll-trial
