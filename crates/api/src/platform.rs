@@ -24,7 +24,7 @@ pub fn routes() -> Router<Api> {
         .route("/v1/tokens/current", get(current_token))
 }
 
-/// The regions that have a server, nearest first unknown here: `nearest` is control's own.
+/// The regions that have a server. `nearest` is control's own: where the caller is, is not known here.
 async fn regions(State(api): State<Api>, auth: Auth) -> ApiResult<Json<Value>> {
     auth.may(Action::Read, Target::Platform)?;
     let nodes = api.control.directory.nodes();

@@ -1,7 +1,7 @@
 //! What can go wrong when the platform is asked to change, classified once, so that every face of
 //! the API answers alike.
 
-use atoll_store::StoreError;
+use atoll_store::{ErrorKind, StoreError};
 
 /// Whose fault, and what a client may do about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,12 +93,37 @@ impl From<tonic::Status> for ControlError {
 
 pub type ControlResult<T> = Result<T, ControlError>;
 
+/// What the records refuse is the caller's to know; what breaks is not.
 impl From<StoreError> for ControlError {
     fn from(error: StoreError) -> Self {
-        Self {
-            kind: Kind::Unavailable,
-            message: "the platform's records cannot be reached now".into(),
-            source: Some(Box::new(error)),
-        }
+        let kind = match error.kind() {
+            ErrorKind::NotFound => Kind::NotFound,
+            ErrorKind::Taken => Kind::NameTaken,
+            ErrorKind::Conflict => Kind::Conflict,
+            ErrorKind::Invalid => Kind::Invalid,
+            ErrorKind::Unavailable | ErrorKind::StorageFull | ErrorKind::Unknown => Kind::Unavailable,
+            ErrorKind::Internal => return Self::internal(error),
+        };
+        let message = match kind {
+            Kind::Unavailable => "the platform's records cannot be reached now".to_owned(),
+            _ => error.to_string(),
+        };
+        Self { kind, message, source: Some(Box::new(error)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_records_refuse_is_told_and_what_breaks_is_not() {
+        let refused: ControlError =
+            StoreError::Invalid { what: "cursor", name: "x".into(), reason: "not one of this list".into() }.into();
+        assert_eq!(refused.kind, Kind::Invalid);
+        assert!(refused.message.contains("cursor"));
+        let broken: ControlError = StoreError::TransactionMisuse.into();
+        assert_eq!(broken.kind, Kind::Internal);
+        assert!(!broken.message.contains("transaction"));
     }
 }

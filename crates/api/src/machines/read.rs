@@ -28,15 +28,12 @@ pub(crate) fn host_status(seen: &Seen) -> HostStatus {
 
 /// Query parameters may repeat and have free names (`metadata.{key}`), so they are kept as pairs.
 fn pairs(query: Option<&str>) -> Vec<(String, String)> {
-    serde_urlencoded_pairs(query.unwrap_or_default())
-}
-
-fn serde_urlencoded_pairs(query: &str) -> Vec<(String, String)> {
     let decode = |text: &str| {
         let spaced = text.replace('+', " ");
         percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
     };
     query
+        .unwrap_or_default()
         .split('&')
         .filter(|pair| !pair.is_empty())
         .map(|pair| {
