@@ -1,0 +1,112 @@
+//! Machines as intents, and what workers report of them.
+
+use super::*;
+
+pub async fn a_machines_name_is_unique_while_it_lives(store: &Store) {
+    create_app(store, &new_app("web")).await.unwrap();
+    let first = record_machine(store, &new_machine("web", "one")).await.unwrap();
+    let error = record_machine(store, &new_machine("web", "one")).await.unwrap_err();
+    let holder = first.id.to_string();
+    assert!(matches!(&error, StoreError::Taken { holder: Some(id), .. } if *id == holder), "{error:?}");
+    create_app(store, &new_app("other")).await.unwrap();
+    record_machine(store, &new_machine("other", "one")).await.unwrap();
+
+    let id = first.id;
+    let early = store.write(|tx| async move { tx.machine_destroyed(id, NOW).await }).await;
+    assert_eq!(early.unwrap_err().kind(), ErrorKind::Conflict, "nobody decided that it should go");
+    for _ in 0..2 {
+        store
+            .write(|tx| async move {
+                tx.machine_destroy_intend(id, NOW).await?;
+                tx.machine_destroyed(id, NOW).await
+            })
+            .await
+            .unwrap();
+    }
+    let second = record_machine(store, &new_machine("web", "one")).await.unwrap();
+    assert_ne!(second.id, first.id);
+    assert_ne!(second.private_ip, first.private_ip, "a dead machine's address is not given out again");
+
+    let list = |include_destroyed| async move {
+        let filter = &MachineFilter { app: Some(parsed("web")), include_destroyed, ..MachineFilter::default() };
+        let page = &PageRequest::default();
+        let page = store.read(|tx| async move { tx.machine_list(filter, page).await }).await;
+        page.unwrap().items.len()
+    };
+    assert_eq!((list(false).await, list(true).await), (1, 2));
+    let pruned = store.write(|tx| async move { tx.machine_prune(NOW + 1).await }).await;
+    assert_eq!((pruned.unwrap(), list(true).await), (1, 1));
+}
+
+pub async fn a_repeated_machine_is_the_same_machine(store: &Store) {
+    create_app(store, &new_app("web")).await.unwrap();
+    let keyed = &NewMachine { idempotency_key: Some("step-1".into()), ..new_machine("web", "one") };
+    let record = || store.write(|tx| async move { tx.machine_record(keyed, NOW).await });
+    let MachineIntent::New(first) = record().await.unwrap() else { panic!("the first record is new") };
+    assert_eq!(record().await.unwrap(), MachineIntent::Repeated(first));
+
+    let chosen = atoll_model::MachineId::from_random(7);
+    let planned = &NewMachine { id: Some(chosen), ..new_machine("web", "two") };
+    let record = || store.write(|tx| async move { tx.machine_record(planned, NOW).await });
+    let MachineIntent::New(first) = record().await.unwrap() else { panic!("the first record is new") };
+    assert_eq!(first.id, chosen);
+    assert_eq!(record().await.unwrap(), MachineIntent::Repeated(first));
+    create_app(store, &new_app("shop")).await.unwrap();
+    let foreign = NewMachine { id: Some(chosen), ..new_machine("shop", "one") };
+    assert_eq!(record_machine(store, &foreign).await.unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+pub async fn addresses_are_never_given_twice(store: &Store) {
+    let app = create_app(store, &new_app("web")).await.unwrap();
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..20 {
+        let network = app.network;
+        let address = store.write(|tx| async move { tx.address_allocate(network).await }).await.unwrap();
+        assert_eq!(atoll_model::address::network_of(address), Some(network));
+        assert!(seen.insert(address), "{address} was given out twice");
+    }
+}
+
+pub async fn an_update_is_recorded_before_it_is_made(store: &Store) {
+    create_app(store, &new_app("web")).await.unwrap();
+    enrol(store, &new_node("ams1")).await.unwrap();
+    let id = record_machine(store, &new_machine("web", "one")).await.unwrap().id;
+    let update = |current: u128, next: u128| {
+        let update = MachineUpdate { current_version: Some(version(current)), spec: spec(next) };
+        async move {
+            let update = &update;
+            store.write(|tx| async move { tx.machine_update_intend(id, update, NOW).await }).await
+        }
+    };
+    assert_eq!(update(1, 2).await.unwrap_err().kind(), ErrorKind::Conflict, "the worker does not have it yet");
+    store.write(|tx| async move { tx.machine_placed(id, NOW).await }).await.unwrap();
+    assert_eq!(update(9, 2).await.unwrap_err().kind(), ErrorKind::Conflict, "a stale version");
+    assert_eq!(update(1, 2).await.unwrap().intended.unwrap().version, version(2));
+    assert_eq!(update(1, 3).await.unwrap_err().kind(), ErrorKind::Conflict, "one at a time");
+    let unsettled = store.read(|tx| async move { tx.machine_unsettled().await }).await.unwrap();
+    assert_eq!(unsettled.iter().map(|machine| machine.id).collect::<Vec<_>>(), [id]);
+
+    let settle = |to: u128, applied| {
+        store.write(move |tx| async move { tx.machine_update_settle(id, version(to), applied, NOW).await })
+    };
+    settle(2, false).await.unwrap();
+    assert_eq!(machine(store, id).await.spec, spec(1));
+    update(1, 3).await.unwrap();
+    settle(2, true).await.unwrap();
+    assert_eq!(machine(store, id).await.spec, spec(1), "another update's end is not this one's");
+    settle(3, true).await.unwrap();
+    let now = machine(store, id).await;
+    assert_eq!((now.spec, now.intended), (spec(3), None));
+}
+
+pub async fn observations_are_taken_in_order_and_from_the_current_epoch(store: &Store) {
+    create_app(store, &new_app("web")).await.unwrap();
+    enrol(store, &new_node("ams1")).await.unwrap();
+    let id = record_machine(store, &new_machine("web", "one")).await.unwrap().id;
+    assert!(observe(store, id, seen(1, 5, MachineState::Started)).await);
+    assert!(!observe(store, id, seen(1, 5, MachineState::Stopped)).await);
+    assert!(!observe(store, id, seen(1, 4, MachineState::Stopped)).await);
+    assert_eq!(machine(store, id).await.state, MachineState::Started);
+    assert!(observe(store, id, seen(2, 1, MachineState::Suspended)).await);
+    assert_eq!(machine(store, id).await.state, MachineState::Suspended);
+}
