@@ -14,7 +14,7 @@ export ATOLL_SHIM_BIN=${ATOLL_SHIM_BIN:-$PWD/target/static/atoll-shim}
 
 scripts/packages.sh
 scripts/build-static.sh
-scripts/build-examples.sh
+scripts/build-examples.sh hello
 cargo build --profile lab -p atoll -p atoll-lab -p atoll-trial
 
 once=()

@@ -70,7 +70,7 @@ pub fn spawn(process: &Process, with_stdin: bool) -> Result<Spawned, String> {
     let cannot = |what: &'static str| move |error: rustix::io::Errno| format!("cannot {what}: {error}");
     let (mut spawned, ends) = match process.terminal {
         Some(size) => with_terminal(size, &plan.identity),
-        None => with_pipes(with_stdin),
+        None => with_pipes(with_stdin, &plan.identity),
     }
     .map_err(cannot("make the process's descriptors"))?;
     let (report, child_report) = pipe_with(PipeFlags::CLOEXEC).map_err(cannot("make a pipe"))?;
@@ -148,15 +148,22 @@ fn read_identities(path: &str) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn with_pipes(with_stdin: bool) -> rustix::io::Result<(Spawned, ChildEnds)> {
+/// The pipes belong to the process's user: programs open `/dev/stdout` and `/dev/stderr` by name, and
+/// opening asks for the right to.
+fn with_pipes(with_stdin: bool, identity: &Identity) -> rustix::io::Result<(Spawned, ChildEnds)> {
+    let owner = Some(rustix::fs::Uid::from_raw(identity.uid));
     let (stdin, child_stdin) = if with_stdin {
         let (child, parent) = pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::fs::fchown(&child, owner, None)?;
         (Some(parent), child)
     } else {
         (None, rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
     };
     let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+    for end in [&child_stdout, &child_stderr] {
+        rustix::fs::fchown(end, owner, None)?;
+    }
     for fd in stdin.iter().chain([&stdout, &stderr]) {
         rustix::io::ioctl_fionbio(fd, true)?;
     }

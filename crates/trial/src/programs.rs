@@ -1,4 +1,4 @@
-//! Where the programs and the example image lie that a trial runs.
+//! Where the programs and the examples' images lie that a trial runs.
 
 use std::path::{Path, PathBuf};
 
@@ -20,11 +20,14 @@ pub fn load_generator() -> anyhow::Result<PathBuf> {
     beside("atoll-load")
 }
 
-/// The example app's image, an OCI layout.
-pub fn example_image() -> anyhow::Result<PathBuf> {
-    let layout = checkout().join("target/examples/hello");
-    ensure!(layout.join("index.json").is_file(), "there is no example image; scripts/build-examples.sh makes it");
-    layout.canonicalize().context("the example image cannot be found")
+/// An example's image, an OCI layout.
+pub fn example_image(name: &str) -> anyhow::Result<PathBuf> {
+    let layout = checkout().join("target/examples").join(name);
+    ensure!(
+        layout.join("index.json").is_file(),
+        "there is no image of the example {name}; scripts/build-examples.sh {name} makes it"
+    );
+    layout.canonicalize().with_context(|| format!("the image of the example {name} cannot be found"))
 }
 
 /// The checkout that this program was built from.

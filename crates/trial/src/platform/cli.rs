@@ -28,11 +28,11 @@ impl Platform {
         Ok(Said { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) })
     }
 
-    /// Brings the example image in under a name.
-    pub async fn import_example(&self, name: &str) -> anyhow::Result<()> {
-        let layout = programs::example_image()?;
+    /// Brings an example's image in under a name.
+    pub async fn import_example(&self, example: &str, name: &str) -> anyhow::Result<()> {
+        let layout = programs::example_image(example)?;
         let said = self.atoll(&layout, &["image", "import", ".", name]).await?;
-        ensure!(said.code == Some(0), "the example image was not imported: {}", said.stderr);
+        ensure!(said.code == Some(0), "the image of the example {example} was not imported: {}", said.stderr);
         Ok(())
     }
 }

@@ -22,7 +22,7 @@ use crate::visit::{Ask, Who, ask};
 use crate::wait::until;
 use bridge::Bridge;
 pub use cli::Said;
-pub use example::Release;
+pub use example::{Release, Shipped};
 pub use node::{APP_DOMAIN, Node, Origin, Ready, Role};
 
 /// Three regions and four client cities.
@@ -138,7 +138,7 @@ impl Platform {
     /// Creates an app and brings the example image in for it; gives the host name at which edges serve it.
     pub async fn create_app(&self, app: &str) -> anyhow::Result<String> {
         self.client.app_create(app, "personal").await?;
-        self.import_example(&example_of(app)).await?;
+        self.import_example("hello", &example_of(app)).await?;
         Ok(format!("{app}.{APP_DOMAIN}"))
     }
 

@@ -2,6 +2,7 @@
 
 mod deaths;
 mod deploys;
+mod examples;
 mod joining;
 mod one_node;
 mod support;
