@@ -274,6 +274,25 @@ async fn a_barrier_closes_when_the_edge_serves_by_the_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_barrier_on_a_row_does_not_wait_for_its_owners_later_writes() {
+    let cluster = Cluster::start();
+    let edge = cluster.edge("edge1");
+    eventually("the edge is leased", || edge.is_leased()).await;
+    let (first, second) = (machine(1, "ams1", MachineState::Started), machine(2, "ams1", MachineState::Started));
+    cluster.worker("ams1").put(&first).unwrap();
+    cluster.worker("ams1").put(&second).unwrap();
+    let all = cluster.worker("ams1").position();
+    let owner = first.rightful_owner();
+    eventually("the hub has both", || cluster.hub.positions().get(&owner) == Some(&all)).await;
+
+    let version = cluster.hub.version_of(&owner, &first.key()).unwrap();
+    assert!(version < all);
+    let target = target(&first, version);
+    within("the barrier", wait_for_barrier(&cluster.hub, &*cluster.book, &target, LIMIT)).await.unwrap();
+    assert_eq!(state_at(&edge, 1), Some(MachineState::Started));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_barrier_waits_for_an_edge_that_is_cut_off_until_its_lease_ran_out() {
     let cluster = Cluster::start();
     let (near, cut) = (cluster.edge("edge1"), cluster.edge("edge2"));

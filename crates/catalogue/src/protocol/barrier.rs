@@ -36,6 +36,7 @@ pub struct BarrierId(pub u64);
 pub struct Target {
     pub key: RowKey,
     pub owner: Owner,
+    /// Of a write of this very row: a later write of its owner's may be of another one.
     pub version: RowVersion,
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use atoll_model::NodeName;
+use atoll_model::{NodeName, Owner, RowKey, RowVersion};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -85,6 +85,14 @@ impl HubHandle {
 
     pub fn positions(&self) -> Positions {
         lock(&self.shared.hub).positions().clone()
+    }
+
+    /// The version of the latest write of a row that the hub has. It is what a barrier on the row waits
+    /// for: the owner's position may be that of a later write to another row, which this row never gets.
+    pub fn version_of(&self, owner: &Owner, key: &RowKey) -> Option<RowVersion> {
+        let hub = lock(&self.shared.hub);
+        let log = hub.logs().get(owner)?;
+        Some(RowVersion { epoch: log.epoch(), sequence: log.sequence_of(key)? })
     }
 
     /// Rows refused since the start, by reason.

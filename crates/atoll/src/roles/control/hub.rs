@@ -149,8 +149,9 @@ impl Barrier for HubBarrier {
         let RowKey::Machine(machine) = &key else { return Err(fail(format!("{key} is no machine"))) };
         let row = self.machine_row(*machine).ok_or_else(|| fail(format!("{machine} is not in the catalogue yet")))?;
         let owner = Owner::Node(row.node.clone());
-        // The row is at least as old as all that control has heard of its owner.
-        let version = self.hub.positions().get(&owner).copied().ok_or_else(|| fail(format!("{owner} is not heard")))?;
+        // Control's own view follows the hub, so what it shows is no newer than this.
+        let version =
+            self.hub.version_of(&owner, &key).ok_or_else(|| fail(format!("the hub has no {key} of {owner}")))?;
         let target = BarrierTarget { owner, key, version };
         wait_for_barrier(&self.hub, &*self.book, &target, limit).await.map_err(|error| fail(error.to_string()))
     }
