@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-[ $# -gt 0 ] || set -- hello node
+[ $# -gt 0 ] || set -- hello node nginx
 for name in "$@"; do
     "examples/$name/image.sh"
 done
