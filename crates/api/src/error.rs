@@ -56,6 +56,7 @@ fn status_of(kind: Kind) -> StatusCode {
         Kind::Conflict => StatusCode::CONFLICT,
         Kind::Precondition => StatusCode::PRECONDITION_FAILED,
         Kind::NameTaken | Kind::Capacity => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
         Kind::TimedOut => StatusCode::REQUEST_TIMEOUT,
         Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -74,7 +75,7 @@ fn word_of(kind: Kind) -> Option<&'static str> {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let error = self.0;
-        if matches!(error.kind, Kind::Internal | Kind::Unavailable) {
+        if matches!(error.kind, Kind::Internal | Kind::Unavailable | Kind::DiskFull) {
             let cause = error.source.as_ref().map(|source| chain(source.as_ref()));
             tracing::error!(message = error.message, cause, "a request failed");
         }

@@ -19,6 +19,8 @@ pub enum Kind {
     NameTaken,
     /// No node has room.
     Capacity,
+    /// A disk of control's is full.
+    DiskFull,
     TimedOut,
     /// A part of the platform cannot be reached now.
     Unavailable,
@@ -101,11 +103,15 @@ impl From<StoreError> for ControlError {
             ErrorKind::Taken => Kind::NameTaken,
             ErrorKind::Conflict => Kind::Conflict,
             ErrorKind::Invalid => Kind::Invalid,
-            ErrorKind::Unavailable | ErrorKind::StorageFull | ErrorKind::Unknown => Kind::Unavailable,
+            ErrorKind::StorageFull => Kind::DiskFull,
+            ErrorKind::Unavailable | ErrorKind::Unknown => Kind::Unavailable,
             ErrorKind::Internal => return Self::internal(error),
         };
         let message = match kind {
             Kind::Unavailable => "the platform's records cannot be reached now".to_owned(),
+            Kind::DiskFull => {
+                "the disk is full on which control keeps the platform's records; nothing was changed".to_owned()
+            }
             _ => error.to_string(),
         };
         Self { kind, message, source: Some(Box::new(error)) }

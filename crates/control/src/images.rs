@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use atoll_images::task::blocking;
 use atoll_images::{
-    Digest, Image, ImageReference, ImportError, NamedImage, StoreError, Tag, Target, UnpackLimits, import_archive,
+    Digest, Image, ImageReference, ImportError, LayerError, NamedImage, StoreError, Tag, Target, UnpackLimits,
+    import_archive,
 };
 use atoll_store::MachineFilter;
 
@@ -46,7 +47,10 @@ pub struct Freed {
 impl From<ImportError> for ControlError {
     fn from(error: ImportError) -> Self {
         match error {
-            ImportError::Store(error) => error.into(),
+            // The store's trouble is not the image's.
+            ImportError::Store(error)
+            | ImportError::Archive { source: LayerError::Store(error) }
+            | ImportError::Layer { source: LayerError::Store(error), .. } => error.into(),
             refused => {
                 let mut message = format!("the image is refused: {refused}");
                 let mut cause = std::error::Error::source(&refused);
@@ -63,7 +67,7 @@ impl From<ImportError> for ControlError {
 impl From<StoreError> for ControlError {
     fn from(error: StoreError) -> Self {
         Self {
-            kind: Kind::Unavailable,
+            kind: if matches!(error, StoreError::Full { .. }) { Kind::DiskFull } else { Kind::Unavailable },
             message: format!("the image store failed: {error}"),
             source: Some(Box::new(error)),
         }

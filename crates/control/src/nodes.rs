@@ -74,14 +74,7 @@ impl Control {
     /// Lets a server in: uses up its token, gives it a place in the directory and certificates.
     pub async fn node_join(&self, request: &JoinRequest, seen_from: IpAddr) -> ControlResult<JoinReply> {
         let now = self.now_ms();
-        let skew = now.abs_diff(request.clock_ms);
-        if skew > MAX_CLOCK_SKEW_MS {
-            return Err(ControlError::invalid(format!(
-                "the clocks of this server and of control differ by {} minutes; at most {} are allowed: set the clock (NTP) and join again",
-                skew / 60_000,
-                MAX_CLOCK_SKEW_MS / 60_000,
-            )));
-        }
+        check_clock(request.clock_ms, now)?;
         let name: NodeName = request.node.parse().map_err(|error| ControlError::invalid(format!("{error}")))?;
         let region: RegionCode = request.region.parse().map_err(|error| ControlError::invalid(format!("{error}")))?;
         if region.place().is_none() {
@@ -244,6 +237,26 @@ impl Control {
     }
 }
 
+/// Refuses a server whose clock cannot be told from a broken one.
+fn check_clock(theirs_ms: u64, ours_ms: u64) -> ControlResult<()> {
+    let skew = ours_ms.abs_diff(theirs_ms);
+    if skew <= MAX_CLOCK_SKEW_MS {
+        return Ok(());
+    }
+    let shown = |ms: u64| {
+        let time = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        time.map_or_else(|| format!("{ms} ms after 1970"), |time| format!("{time:.0}"))
+    };
+    Err(ControlError::invalid(format!(
+        "the clock of this server says {}, {} minutes {} control's, which says {}; at most {} are allowed: set the clock (NTP) and join again",
+        shown(theirs_ms),
+        skew / 60_000,
+        if theirs_ms > ours_ms { "ahead of" } else { "behind" },
+        shown(ours_ms),
+        MAX_CLOCK_SKEW_MS / 60_000,
+    )))
+}
+
 fn node_error(error: atoll_store::StoreError, name: &NodeName) -> ControlError {
     match error.kind() {
         ErrorKind::NotFound => ControlError::not_found(format!("there is no server {name}")),
@@ -262,4 +275,23 @@ fn reachable(text: &str, seen_from: IpAddr, what: &str) -> ControlResult<SocketA
         address.set_ip(seen_from.to_canonical());
     }
     Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_far_off_is_refused_by_naming_both() {
+        const NOON: u64 = 1_000_000_800_000;
+        const DAY: u64 = 24 * 60 * 60 * 1000;
+        assert!(check_clock(NOON + MAX_CLOCK_SKEW_MS, NOON).is_ok());
+        assert!(check_clock(NOON - MAX_CLOCK_SKEW_MS, NOON).is_ok());
+        let ahead = check_clock(NOON + DAY, NOON).unwrap_err().message;
+        assert!(ahead.contains("2001-09-10T02:00:00Z, 1440 minutes ahead of control's"), "{ahead}");
+        assert!(ahead.contains("which says 2001-09-09T02:00:00Z"), "{ahead}");
+        let behind = check_clock(NOON - DAY, NOON).unwrap_err().message;
+        assert!(behind.contains("1440 minutes behind control's"), "{behind}");
+        assert!(check_clock(u64::MAX, NOON).is_err() && check_clock(0, NOON).is_err());
+    }
 }

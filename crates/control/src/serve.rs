@@ -38,7 +38,7 @@ impl From<ControlError> for Status {
             Kind::NotFound => Self::not_found(message),
             Kind::Conflict | Kind::NameTaken => Self::already_exists(message),
             Kind::Precondition => Self::failed_precondition(message),
-            Kind::Capacity => Self::resource_exhausted(message),
+            Kind::Capacity | Kind::DiskFull => Self::resource_exhausted(message),
             Kind::TimedOut => Self::deadline_exceeded(message),
             Kind::Unavailable => Self::unavailable(message),
             Kind::Internal => Self::internal(message),

@@ -109,6 +109,11 @@ impl Lab {
         self.status.borrow().clone()
     }
 
+    /// The status, and every change of it; changes in quick succession may show as one.
+    pub fn changes(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
     /// Waits until the status is as wanted.
     ///
     /// # Errors

@@ -72,6 +72,7 @@ pub(super) fn furnish(furniture: &Furniture) -> Result<(), FurnishError> {
     mount("tmpfs", "/run", "tmpfs", "mode=755")?;
     rustix::mount::mount_bind(&furniture.hosts_file, "/etc/hosts")
         .attempting(|| format!("mount {} at /etc/hosts", furniture.hosts_file.display()))?;
+    show_own_boot()?;
     rustix::system::sethostname(furniture.name.as_bytes()).attempting(|| "set the host's name".to_owned())?;
     for (key, value) in SYSCTLS {
         fs::write(Path::new("/proc/sys").join(key), value).attempting(|| format!("set sysctl {key}"))?;
@@ -86,6 +87,17 @@ fn take_away(target: &str) -> Result<(), FurnishError> {
         Err(rustix::io::Errno::INVAL) => Ok(()),
         other => other.attempting(|| format!("unmount {target}")),
     }
+}
+
+/// Gives each boot of a host an id of its own, as a machine's kernel does: this machine's outlives the
+/// host's power cuts, and programs that look would not know that they were rebooted.
+fn show_own_boot() -> Result<(), FurnishError> {
+    const KERNELS: &str = "/proc/sys/kernel/random/boot_id";
+    let own = Path::new("/run/boot_id");
+    fs::read("/proc/sys/kernel/random/uuid")
+        .and_then(|id| fs::write(own, id))
+        .attempting(|| format!("write {}", own.display()))?;
+    rustix::mount::mount_bind(own, KERNELS).attempting(|| format!("mount {} at {KERNELS}", own.display()))
 }
 
 /// Within the cgroup namespace the host's own group is the root of each hierarchy.

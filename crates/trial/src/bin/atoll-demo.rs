@@ -1,14 +1,12 @@
 //! The demonstration as a program: `make demo`.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Parser;
 
-use atoll_trial::demo::Demo;
+use atoll_trial::demo::{Demo, REDRAW, Screen};
 
 /// Start a platform of three regions on this machine, deploy an app, break things
 #[derive(Parser)]
@@ -57,17 +55,14 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     Ok(summary.ok)
 }
 
-/// Shows the table anew each second until Ctrl-C.
+/// Shows the table until Ctrl-C.
 async fn watch(demo: &Demo) -> anyhow::Result<()> {
+    let mut screen = Screen::of_stdout();
     loop {
-        let table = demo.table().to_string();
-        print!("{table}");
+        screen.show(&demo.table())?;
         tokio::select! {
-            _ = tokio::time::sleep(Duration::from_secs(1)) => {}
+            _ = tokio::time::sleep(REDRAW) => {}
             _ = tokio::signal::ctrl_c() => return Ok(()),
         }
-        // Back to the table's first line, to write over it.
-        print!("\x1b[{}A\x1b[J", table.lines().count());
-        std::io::stdout().flush()?;
     }
 }

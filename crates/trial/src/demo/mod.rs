@@ -1,16 +1,19 @@
 //! The demonstration: three regions, users in four cities who never stop asking, and one thing after
 //! another that goes wrong. What each step claims is checked, and written down whether it held or not.
 
+mod moves;
+mod screen;
 mod steps;
 mod table;
 mod traffic;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::platform::{Platform, Release, THREE_REGIONS};
+pub use screen::Screen;
 pub use table::Table;
 use traffic::Traffic;
 
@@ -22,6 +25,9 @@ const NEAREST: [(&str, Option<&str>); 4] =
     [("berlin", Some("ams")), ("osaka", Some("nrt")), ("chicago", Some("ord")), ("mumbai", None)];
 /// Requests a second from each client.
 const RATE: u32 = 30;
+
+/// How often the table is shown anew.
+pub const REDRAW: Duration = Duration::from_millis(500);
 
 /// What is written to `summary.json`.
 #[derive(Clone, Debug, Serialize)]
@@ -69,7 +75,7 @@ impl Demo {
         macro_rules! step {
             ($name:ident) => {
                 let begun = Instant::now();
-                let outcome = steps::$name(self).await;
+                let outcome = self.shown(stringify!($name), steps::$name(self)).await;
                 steps.push(done(stringify!($name), begun, outcome));
             };
         }
@@ -81,6 +87,22 @@ impl Demo {
         step!(node_cut);
         step!(slow_link);
         Summary { ok: steps.iter().all(|step| step.ok), steps }
+    }
+
+    /// Shows the table, and the step that is under way, until it is over.
+    async fn shown<T>(&self, name: &str, step: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let mut screen = Screen::of_stdout();
+        let mut ticks = tokio::time::interval(REDRAW);
+        let mut step = std::pin::pin!(step);
+        loop {
+            tokio::select! {
+                outcome = &mut step => {
+                    screen.clear()?;
+                    return outcome;
+                }
+                _ = ticks.tick() => screen.show(&format_args!("{}now: {name}\n", self.table()))?,
+            }
+        }
     }
 
     /// What the users see now.

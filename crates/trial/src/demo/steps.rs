@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use atoll_model::MachineState;
 
+use super::moves::Watcher;
 use super::traffic::counts;
 use super::{APP, Demo, NEAREST};
 use crate::platform::{MachineSpec, Release, Role, see};
@@ -150,6 +151,7 @@ pub async fn bad_release(demo: &Demo) -> anyhow::Result<Value> {
 pub async fn node_cut(demo: &Demo) -> anyhow::Result<Value> {
     let platform = &demo.platform;
     let begun = demo.traffic.now();
+    let moves = Watcher::begin(platform.lab());
     let cut = Instant::now();
     platform.lab().isolate("nrt").await?;
     let away = platform.served_as("osaka", &demo.site, |seen| seen.who.region != "nrt").await?;
@@ -159,12 +161,18 @@ pub async fn node_cut(demo: &Demo) -> anyhow::Result<Value> {
     platform.lab().heal_host("nrt").await?;
     platform.served_as("osaka", &demo.site, |seen| seen.edge == "nrt" && seen.who.region == "nrt").await?;
     let back_ms = healed.elapsed().as_millis() as u64;
-    // Whoever was connected to the node that was cut off has lost that connection; others have not.
+    demo.traffic.more(30).await?;
+    // Connections to the edge that was cut off are lost when their client is led elsewhere, those to the
+    // other edge when it is led back; everything else is answered.
+    let lost = demo.traffic.lost_by_moving(&begun, &moves)?;
     demo.traffic.unharmed(&begun, &["berlin", "chicago"])?;
-    let load = counts(&demo.traffic.since(&begun));
-    Ok(
-        json!({"served_by": {"edge": away.edge, "region": away.who.region}, "away_ms": away_ms, "back_ms": back_ms, "load": load}),
-    )
+    Ok(json!({
+        "served_by": {"edge": away.edge, "region": away.who.region},
+        "away_ms": away_ms,
+        "back_ms": back_ms,
+        "lost_with_their_connection": lost,
+        "load": counts(&demo.traffic.since(&begun)),
+    }))
 }
 
 /// The nearest machine's link becomes slow: traffic goes to the next nearest, and comes back.

@@ -6,6 +6,7 @@ use anyhow::Context;
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
+use super::moves::Watcher;
 use super::{NEAREST, RATE};
 use crate::load::{RunningLoad, Shot, Tally};
 use crate::platform::Platform;
@@ -49,6 +50,22 @@ impl Traffic {
         loads
             .flat_map(|(load, from)| load.with(|shots| shots[*from..].iter().filter_map(&look).collect::<Vec<_>>()))
             .collect()
+    }
+
+    /// Of each client, how many requests since were lost with a connection that a move of the client had
+    /// left behind.
+    ///
+    /// # Errors
+    /// If any other request failed.
+    pub fn lost_by_moving(&self, moment: &Moment, moves: &Watcher) -> anyhow::Result<BTreeMap<String, usize>> {
+        let mut lost = BTreeMap::new();
+        for (load, from) in self.loads.iter().zip(&moment.0) {
+            let (left_behind, others): (Vec<Shot>, Vec<Shot>) = load
+                .with(|shots| shots[*from..].iter().cloned().partition(|shot| moves.left_behind(load.name(), shot)));
+            Tally::of(&others).all_well().with_context(|| load.name().to_owned())?;
+            lost.insert(load.name().to_owned(), left_behind.len());
+        }
+        Ok(lost)
     }
 
     /// The counts since, if none of these clients' requests failed.

@@ -11,24 +11,29 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
-use super::{LoadPlan, Shot, ShotKind};
+use super::{LoadPlan, Shot, ShotKind, unix_ms};
 
 const POST_BYTES: usize = 64 * 1024;
 
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    opened_ms: u64,
+}
+
 /// Idle connections, last used first.
 #[derive(Default)]
-pub struct KeptConnections(Mutex<Vec<SendRequest<Full<Bytes>>>>);
+pub struct KeptConnections(Mutex<Vec<Connection>>);
 
 impl KeptConnections {
-    fn take(&self) -> Option<SendRequest<Full<Bytes>>> {
+    fn take(&self) -> Option<Connection> {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A connection that the server closed while idle is no failure for anybody: clients see the
         // close before they send.
-        idle.retain(|connection| !connection.is_closed());
+        idle.retain(|connection| !connection.sender.is_closed());
         idle.pop()
     }
 
-    fn give_back(&self, connection: SendRequest<Full<Bytes>>) {
+    fn give_back(&self, connection: Connection) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }
 }
@@ -44,8 +49,8 @@ struct Answer {
     received: u64,
 }
 
-pub async fn shoot(plan: &LoadPlan, kept: &KeptConnections, kind: ShotKind, start: Instant) -> Shot {
-    let mut shot = Shot::begun(kind, start);
+pub async fn shoot(plan: &LoadPlan, kept: &KeptConnections, kind: ShotKind) -> Shot {
+    let mut shot = Shot::begun(kind);
     let began = Instant::now();
     let outcome = tokio::time::timeout(plan.timeout, attempt(plan, kept, kind, &mut shot)).await;
     shot.took_ms = began.elapsed().as_secs_f64() * 1000.0;
@@ -63,6 +68,7 @@ async fn attempt(plan: &LoadPlan, kept: &KeptConnections, kind: ShotKind, shot: 
         Some(connection) => connection,
         None => connect(plan).await?,
     };
+    shot.opened_ms = Some(connection.opened_ms);
     let post = matches!(kind, ShotKind::PostNew | ShotKind::PostKept);
     let body = if post { Bytes::from_static(&[b'x'; POST_BYTES]) } else { Bytes::new() };
     let sent = body.len() as u64;
@@ -72,8 +78,8 @@ async fn attempt(plan: &LoadPlan, kept: &KeptConnections, kind: ShotKind, shot: 
         .header(header::HOST, &plan.host)
         .header(header::CONNECTION, if keep { "keep-alive" } else { "close" })
         .body(Full::new(body))?;
-    connection.ready().await?;
-    let response = connection.send_request(request).await?;
+    connection.sender.ready().await?;
+    let response = connection.sender.send_request(request).await?;
     let status = response.status();
     // `<ULID>-<region of the edge>`
     let edge = response.headers().get("fly-request-id").and_then(|id| id.to_str().ok());
@@ -91,17 +97,18 @@ async fn attempt(plan: &LoadPlan, kept: &KeptConnections, kind: ShotKind, shot: 
     shot.release = Some(answer.release);
     shot.boot_id = Some(answer.boot_id);
     shot.counter = Some(answer.counter);
-    if keep && !connection.is_closed() {
+    if keep && !connection.sender.is_closed() {
         kept.give_back(connection);
     }
     Ok(())
 }
 
-async fn connect(plan: &LoadPlan) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+async fn connect(plan: &LoadPlan) -> anyhow::Result<Connection> {
     let tcp = TcpStream::connect(plan.target).await?;
+    let opened_ms = unix_ms();
     tcp.set_nodelay(true)?;
     let (sender, connection) = handshake(TokioIo::new(tcp)).await?;
     // Ends with the connection; its errors come out of the request too.
     tokio::spawn(connection);
-    Ok(sender)
+    Ok(Connection { sender, opened_ms })
 }

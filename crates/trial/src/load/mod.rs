@@ -8,7 +8,7 @@ mod socket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -35,10 +35,13 @@ pub struct LoadPlan {
 /// One request's fate, printed as a JSON line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Shot {
-    /// Milliseconds since the generator started, when the request began.
+    /// When the request began, in Unix milliseconds.
     pub at_ms: u64,
     pub kind: ShotKind,
     pub took_ms: f64,
+    /// When its connection was opened, in Unix milliseconds; absent: it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_ms: Option<u64>,
     /// Region of the edge that answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge: Option<String>,
@@ -69,11 +72,12 @@ pub enum ShotKind {
 }
 
 impl Shot {
-    fn begun(kind: ShotKind, start: Instant) -> Self {
+    pub(crate) fn begun(kind: ShotKind) -> Self {
         Self {
-            at_ms: start.elapsed().as_millis() as u64,
+            at_ms: unix_ms(),
             kind,
             took_ms: 0.0,
+            opened_ms: None,
             edge: None,
             machine: None,
             region: None,
@@ -83,6 +87,11 @@ impl Shot {
             error: None,
         }
     }
+}
+
+/// The wall clock, which all processes of a trial share.
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Requests under way at once; beyond it the generator itself is the bottleneck and says so.
@@ -95,7 +104,7 @@ pub async fn run(plan: LoadPlan, shots: mpsc::Sender<Shot>) {
     let kept = Arc::new(http::KeptConnections::default());
     let in_flight = Arc::new(tokio::sync::Semaphore::new(MAX_IN_FLIGHT));
     if plan.websocket {
-        tokio::spawn(socket::keep_talking(plan.clone(), start, shots.clone()));
+        tokio::spawn(socket::keep_talking(plan.clone(), shots.clone()));
     }
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / plan.rate.max(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
@@ -107,7 +116,7 @@ pub async fn run(plan: LoadPlan, shots: mpsc::Sender<Shot>) {
         }
         let (plan, kept, shots) = (plan.clone(), kept.clone(), shots.clone());
         let Ok(permit) = in_flight.clone().try_acquire_owned() else {
-            let mut shot = Shot::begun(kind, start);
+            let mut shot = Shot::begun(kind);
             shot.error = Some(format!("{MAX_IN_FLIGHT} requests are under way already"));
             if shots.send(shot).await.is_err() {
                 return;
@@ -115,7 +124,7 @@ pub async fn run(plan: LoadPlan, shots: mpsc::Sender<Shot>) {
             continue;
         };
         tokio::spawn(async move {
-            let shot = http::shoot(&plan, &kept, kind, start).await;
+            let shot = http::shoot(&plan, &kept, kind).await;
             drop(permit);
             // Nobody listens any more when the run is over.
             shots.send(shot).await.ok();

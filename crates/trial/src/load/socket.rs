@@ -14,7 +14,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::{LoadPlan, Shot, ShotKind};
+use super::{LoadPlan, Shot, ShotKind, unix_ms};
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -28,6 +28,7 @@ struct Greeting {
 struct Open {
     socket: WebSocketStream<TcpStream>,
     greeting: Greeting,
+    opened_ms: u64,
 }
 
 enum Talked {
@@ -35,12 +36,12 @@ enum Talked {
     Goodbye,
 }
 
-pub async fn keep_talking(plan: Arc<LoadPlan>, start: Instant, shots: mpsc::Sender<Shot>) {
+pub async fn keep_talking(plan: Arc<LoadPlan>, shots: mpsc::Sender<Shot>) {
     let mut open: Option<Open> = None;
     let mut ticks = tokio::time::interval(EVERY);
     for number in 0_u64.. {
         ticks.tick().await;
-        let mut shot = Shot::begun(ShotKind::Socket, start);
+        let mut shot = Shot::begun(ShotKind::Socket);
         let began = Instant::now();
         let outcome = tokio::time::timeout(plan.timeout, talk(&plan, &mut open, number)).await;
         shot.took_ms = began.elapsed().as_secs_f64() * 1000.0;
@@ -51,6 +52,7 @@ pub async fn keep_talking(plan: Arc<LoadPlan>, start: Instant, shots: mpsc::Send
         let stays = matches!(talked, Ok(Talked::Echo));
         shot.error = talked.err().map(|error| format!("{error:#}"));
         if let Some(open) = &open {
+            shot.opened_ms = Some(open.opened_ms);
             shot.machine = Some(open.greeting.machine.clone());
             shot.region = Some(open.greeting.region.clone());
             shot.boot_id = Some(open.greeting.boot_id.clone());
@@ -84,8 +86,9 @@ async fn talk(plan: &LoadPlan, open: &mut Option<Open>, number: u64) -> anyhow::
 
 async fn connect(plan: &LoadPlan) -> anyhow::Result<Open> {
     let tcp = TcpStream::connect(plan.target).await?;
+    let opened_ms = unix_ms();
     let (mut socket, _) = tokio_tungstenite::client_async(format!("ws://{}/ws", plan.host), tcp).await?;
     let greeting = socket.next().await.context("no greeting")??;
     let greeting = serde_json::from_str(greeting.to_text()?).context("the greeting cannot be read")?;
-    Ok(Open { socket, greeting })
+    Ok(Open { socket, greeting, opened_ms })
 }

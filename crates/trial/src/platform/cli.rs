@@ -20,9 +20,14 @@ pub struct Said {
 impl Platform {
     /// Runs `atoll` against this platform, in a folder, with no login and no environment of the caller.
     pub async fn atoll(&self, folder: &Path, arguments: &[&str]) -> anyhow::Result<Said> {
+        self.atoll_as(&self.token, folder, arguments).await
+    }
+
+    /// [`Self::atoll`] with another token than the platform's first.
+    pub async fn atoll_as(&self, token: &str, folder: &Path, arguments: &[&str]) -> anyhow::Result<Said> {
         let mut command = Command::new(programs::atoll()?);
         command.args(arguments).current_dir(folder).stdin(Stdio::null()).kill_on_drop(true).env_clear();
-        command.env("ATOLL_API", self.client.base()).env("ATOLL_TOKEN", &self.token).env("HOME", folder);
+        command.env("ATOLL_API", self.client.base()).env("ATOLL_TOKEN", token).env("HOME", folder);
         let output = command.output().await?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(Said { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) })

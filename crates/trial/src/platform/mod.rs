@@ -71,6 +71,14 @@ pub struct MachineSpec<'a> {
 impl Platform {
     /// Starts a world and its servers, and waits until control hears every one of them.
     pub async fn start(world: &str) -> anyhow::Result<Self> {
+        Self::start_prepared(world, async |_| Ok(())).await
+    }
+
+    /// [`Self::start`], with something done to each server's host before the server starts.
+    pub async fn start_prepared(
+        world: &str,
+        prepare: impl AsyncFn(&Node) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         // Another one of this process is as good: all trials want the same.
         drop(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider().install_default());
         let world = World::parse(world)?;
@@ -79,13 +87,16 @@ impl Platform {
         let mut nodes =
             names.map(|host| Ok(Node::new(lab.host(&host.name)?, &host.name))).collect::<anyhow::Result<Vec<_>>>()?;
         let (first, joining) = nodes.split_first_mut().context("the world has no node")?;
+        prepare(first).await?;
         let ready = first.start(&Origin::First).await?;
         let token_file = ready.token_file.context("the first server names no token file")?;
+        let token_file = first.seen_from_outside(&token_file)?;
         let token = std::fs::read_to_string(token_file)?.trim().to_owned();
         let bridge = Bridge::open(first.host().clone(), first.address(API_PORT)?).await?;
         let client = Client::new(&format!("http://{}", bridge.address()), Some(token.clone()), None)?;
         let control = first.address(NODES_PORT)?;
         for node in joining {
+            prepare(node).await?;
             let token = client.node_token().await?.token;
             node.start(&Origin::Joins { control, token }).await?;
         }
@@ -173,6 +184,22 @@ impl Platform {
         let path = format!("/v1/apps/{app}/machines");
         let made = self.client.raw(http::Method::POST, &path, Some(&body)).await?;
         Ok(made["id"].as_str().context("the machine made has no id")?.to_owned())
+    }
+
+    /// Starts a machine, also one that is only just ending; one that runs is left as it is.
+    pub async fn start_machine(&self, app: &str, id: &str) -> anyhow::Result<()> {
+        until(&format!("machine {id} runs"), SOON, async || {
+            let machines = self.client.machines(app).await?;
+            let machine = machines.iter().find(|machine| machine.id.to_string() == id);
+            let state = machine.with_context(|| format!("there is no machine {id}"))?.state;
+            if state != MachineState::Started {
+                self.client.machine_change(app, id, "start", &json!({})).await?;
+                anyhow::bail!("it was {}", state.as_str());
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(())
     }
 
     pub async fn stop_machine(&self, app: &str, id: &str) -> anyhow::Result<()> {

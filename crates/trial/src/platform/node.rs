@@ -60,6 +60,8 @@ pub enum Origin {
         control: SocketAddr,
         token: String,
     },
+    /// It has joined before, and control's address is in its state.
+    HasJoined,
 }
 
 #[derive(Debug)]
@@ -88,6 +90,13 @@ impl Node {
         Ok(self.host.disk()?.join("state"))
     }
 
+    /// Where a path of the host is found from outside, also below what is mounted there alone.
+    pub fn seen_from_outside(&self, path: &Path) -> anyhow::Result<PathBuf> {
+        let first = self.host.status()?.pid.with_context(|| format!("{} is down", self.name()))?;
+        let below_root = path.strip_prefix("/").with_context(|| format!("{} is relative", path.display()))?;
+        Ok(Path::new("/proc").join(first.to_string()).join("root").join(below_root))
+    }
+
     /// An address of this server's own, past the steering.
     pub fn address(&self, port: u16) -> anyhow::Result<SocketAddr> {
         Ok(SocketAddr::new(self.host.ipv4()?.into(), port))
@@ -103,6 +112,9 @@ impl Node {
             Origin::Joins { control, token } => {
                 command.args(["join", &control.to_string(), "--token", token]);
             }
+            Origin::HasJoined => {
+                command.arg("up");
+            }
         }
         command.args(["--region", &self.region, "--name", self.name()]);
         command.arg("--advertise").arg(self.host.ipv4()?.to_string());
@@ -117,7 +129,7 @@ impl Node {
     /// With the end of its log, if it ends or takes too long.
     pub async fn start(&mut self, origin: &Origin) -> anyhow::Result<Ready> {
         ensure!(self.supervisor.is_none(), "{} runs already", self.name());
-        let ready_file = self.ready_file()?;
+        let ready_file = self.seen_from_outside(&self.ready_file()?)?;
         // A file of an earlier start must not be taken for this one's.
         if ready_file.exists() {
             std::fs::remove_file(&ready_file)?;
@@ -143,7 +155,7 @@ impl Node {
 
     /// The process id of a role, as the host numbers it.
     pub fn pid(&self, role: Role) -> anyhow::Result<u32> {
-        let file = self.state()?.join("run").join(format!("{role}.pid"));
+        let file = self.seen_from_outside(&self.state()?.join("run").join(format!("{role}.pid")))?;
         let text = std::fs::read_to_string(&file).with_context(|| format!("no {role} has run on {}", self.name()))?;
         text.trim().parse().with_context(|| format!("{} holds {text:?}", file.display()))
     }
@@ -151,9 +163,39 @@ impl Node {
     /// Kills a process with SIGKILL; gives the id it had.
     pub async fn kill(&self, role: Role) -> anyhow::Result<u32> {
         let pid = self.pid(role)?;
-        let output = self.run("kill", &["-9", &pid.to_string()]).await?;
-        ensure!(output.status.success(), "cannot kill the {role}: {}", String::from_utf8_lossy(&output.stderr));
+        self.signal(pid, "KILL").await?;
         Ok(pid)
+    }
+
+    /// Sends a signal, such as `STOP`, to a process by the host's numbering.
+    pub async fn signal(&self, pid: u32, signal: &str) -> anyhow::Result<()> {
+        let output = self.run("kill", &["-s", signal, &pid.to_string()]).await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "cannot send {signal} to process {pid} of {}: {said}", self.name());
+        Ok(())
+    }
+
+    /// The shim of a machine that runs here.
+    pub async fn shim(&self, machine: &str) -> anyhow::Result<u32> {
+        // A shim works in its machine's folder; its name ends in its build's.
+        let script = r#"for p in /proc/[0-9]*; do
+            case "$(cat $p/comm) $(readlink $p/cwd)" in atoll-shim*/"$0") echo "${p#/proc/}";; esac
+        done 2>/dev/null | head -n 1"#;
+        self.found(script, machine, "shim").await
+    }
+
+    /// The example app's process in a machine that runs here.
+    pub async fn app_process(&self, machine: &str) -> anyhow::Result<u32> {
+        let script = r#"for p in /proc/[0-9]*; do
+            [ "$(cat $p/comm)" = hello ] && tr '\0' '\n' < $p/environ | grep -qx "FLY_MACHINE_ID=$0" && echo "${p#/proc/}"
+        done 2>/dev/null | head -n 1"#;
+        self.found(script, machine, "process").await
+    }
+
+    async fn found(&self, script: &str, machine: &str, what: &str) -> anyhow::Result<u32> {
+        let output = self.run("sh", &["-c", script, machine]).await?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.trim().parse().with_context(|| format!("machine {machine} has no {what} on {}", self.name()))
     }
 
     /// Waits until another process than `old` has the role; gives its id.
@@ -170,6 +212,22 @@ impl Node {
     /// Kills the supervisor alone, and forgets it so that the server can be started again.
     pub async fn kill_supervisor(&mut self) -> anyhow::Result<()> {
         self.kill(Role::Supervisor).await?;
+        self.supervisor_ended().await
+    }
+
+    /// Asks the whole server to end, and waits until it has. Its machines stay.
+    pub async fn end(&mut self) -> anyhow::Result<()> {
+        self.signal(self.pid(Role::Supervisor)?, "TERM").await?;
+        self.supervisor_ended().await
+    }
+
+    /// Cuts the host's power; the server can be started again once the host is booted.
+    pub async fn cut_power(&mut self) -> anyhow::Result<()> {
+        self.host.kill().await?;
+        self.supervisor_ended().await
+    }
+
+    async fn supervisor_ended(&mut self) -> anyhow::Result<()> {
         if let Some(mut supervisor) = self.supervisor.take() {
             supervisor.wait().await?;
         }

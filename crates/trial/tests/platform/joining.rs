@@ -74,6 +74,39 @@ fn a_server_joins_only_with_a_fresh_token_and_a_region_that_exists() {
 }
 
 #[test]
+fn a_server_whose_clock_is_a_day_off_may_not_join() {
+    trial("clock", PAIR, async |platform| {
+        let control = platform.nodes_address()?;
+        let late = platform.host("late")?;
+        let mut node = Node::new(late, "nrt");
+        let fresh = platform.client().node_token().await?.token;
+        let origin = Origin::Joins { control, token: fresh };
+        for (days, direction) in [("+1d", "ahead"), ("-1d", "behind")] {
+            // Hosts of a lab share the kernel's clock: another one is shown to the joining program.
+            let joining = node.command(&origin)?;
+            let mut command = tokio::process::Command::new(joining.as_std().get_program());
+            let mut arguments = joining.as_std().get_args().peekable();
+            while let Some(argument) = arguments.next() {
+                command.arg(argument);
+                if argument == "--" && arguments.peek().is_some() {
+                    command.args(["faketime", "-f", days]);
+                }
+            }
+            let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(!output.status.success(), "it ended well");
+            ensure!(said.contains("clock") && said.contains(direction) && said.contains("NTP"), "{days}: {said}");
+            println!("{said}");
+        }
+        ensure!(nodes(platform).await? == 1, "a refused server is listed");
+        // The token has not been used up.
+        node.start(&origin).await?;
+        ensure!(nodes(platform).await? == 2, "the server that joined is not listed");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_taken_port_is_named() {
     trial("taken_port", PAIR, async |platform| {
         let late = platform.host("late")?;

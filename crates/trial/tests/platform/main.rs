@@ -2,8 +2,14 @@
 
 mod deaths;
 mod deploys;
+mod exactly_once;
 mod examples;
+mod faults;
+mod full_disk;
 mod joining;
 mod one_node;
+mod power_cut;
+mod slow_link;
 mod support;
 mod three_regions;
+mod tokens;

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use atoll_trial::platform::Platform;
+use atoll_trial::platform::{Node, Platform};
 
 /// One platform at a time: each wants the whole machine.
 static TURN: Mutex<()> = Mutex::new(());
@@ -11,6 +11,17 @@ static TURN: Mutex<()> = Mutex::new(());
 /// Starts a world, runs a test in it, prints how long both took; keeps the servers' logs if it fails.
 #[track_caller]
 pub fn trial(name: &str, world: &str, test: impl AsyncFnOnce(&mut Platform) -> anyhow::Result<()>) {
+    trial_prepared(name, world, async |_: &Node| Ok(()), test);
+}
+
+/// [`trial`], with something done to each server's host before the server starts.
+#[track_caller]
+pub fn trial_prepared(
+    name: &str,
+    world: &str,
+    prepare: impl AsyncFn(&Node) -> anyhow::Result<()>,
+    test: impl AsyncFnOnce(&mut Platform) -> anyhow::Result<()>,
+) {
     assert!(
         rustix::process::geteuid().is_root(),
         "these tests start platforms in network namespaces: run them as root"
@@ -19,7 +30,7 @@ pub fn trial(name: &str, world: &str, test: impl AsyncFnOnce(&mut Platform) -> a
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let failure = runtime.block_on(async {
         let begun = Instant::now();
-        let mut platform = match Platform::start(world).await {
+        let mut platform = match Platform::start_prepared(world, prepare).await {
             Ok(platform) => platform,
             Err(error) => return Some(format!("the platform did not start: {error:#}")),
         };

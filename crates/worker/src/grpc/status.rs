@@ -4,6 +4,7 @@
 use tonic::{Code, Status};
 
 use crate::error::{WorkerError, chain};
+use crate::store::StoreError;
 
 impl From<WorkerError> for Status {
     fn from(error: WorkerError) -> Self {
@@ -13,7 +14,9 @@ impl From<WorkerError> for Status {
             WorkerError::Conflict(_) => Code::Aborted,
             WorkerError::Invalid(_) => Code::InvalidArgument,
             WorkerError::TimedOut(_) => Code::DeadlineExceeded,
-            WorkerError::NodeFull { .. } => Code::ResourceExhausted,
+            WorkerError::NodeFull { .. } | WorkerError::NotRecorded { source: StoreError::Full(_), .. } => {
+                Code::ResourceExhausted
+            }
             WorkerError::Unavailable { .. } | WorkerError::NotRecorded { .. } => Code::Unavailable,
             WorkerError::Driver { source: atoll_driver::DriverError::NotRunning { .. }, .. } => {
                 Code::FailedPrecondition
