@@ -43,7 +43,7 @@ pub async fn keep_talking(plan: Arc<LoadPlan>, shots: mpsc::Sender<Shot>) {
         ticks.tick().await;
         let mut shot = Shot::begun(ShotKind::Socket);
         let began = Instant::now();
-        let outcome = tokio::time::timeout(plan.timeout, talk(&plan, &mut open, number)).await;
+        let outcome = tokio::time::timeout(plan.timeout, talk(&plan, &mut open, number, &mut shot.opened_ms)).await;
         shot.took_ms = began.elapsed().as_secs_f64() * 1000.0;
         let talked = match outcome {
             Ok(outcome) => outcome,
@@ -52,7 +52,6 @@ pub async fn keep_talking(plan: Arc<LoadPlan>, shots: mpsc::Sender<Shot>) {
         let stays = matches!(talked, Ok(Talked::Echo));
         shot.error = talked.err().map(|error| format!("{error:#}"));
         if let Some(open) = &open {
-            shot.opened_ms = Some(open.opened_ms);
             shot.machine = Some(open.greeting.machine.clone());
             shot.region = Some(open.greeting.region.clone());
             shot.boot_id = Some(open.greeting.boot_id.clone());
@@ -66,11 +65,18 @@ pub async fn keep_talking(plan: Arc<LoadPlan>, shots: mpsc::Sender<Shot>) {
     }
 }
 
-async fn talk(plan: &LoadPlan, open: &mut Option<Open>, number: u64) -> anyhow::Result<Talked> {
+/// `opened_ms`: when the connection was opened, said also when nothing comes of it.
+async fn talk(
+    plan: &LoadPlan,
+    open: &mut Option<Open>,
+    number: u64,
+    opened_ms: &mut Option<u64>,
+) -> anyhow::Result<Talked> {
     let open = match open {
         Some(open) => open,
-        None => open.insert(connect(plan).await?),
+        None => open.insert(connect(plan, opened_ms).await?),
     };
+    *opened_ms = Some(open.opened_ms);
     let text = format!("message {number}");
     open.socket.send(Message::text(text.clone())).await.context("cannot send")?;
     loop {
@@ -84,9 +90,9 @@ async fn talk(plan: &LoadPlan, open: &mut Option<Open>, number: u64) -> anyhow::
     }
 }
 
-async fn connect(plan: &LoadPlan) -> anyhow::Result<Open> {
+async fn connect(plan: &LoadPlan, opened: &mut Option<u64>) -> anyhow::Result<Open> {
     let tcp = TcpStream::connect(plan.target).await?;
-    let opened_ms = unix_ms();
+    let opened_ms = *opened.insert(unix_ms());
     let (mut socket, _) = tokio_tungstenite::client_async(format!("ws://{}/ws", plan.host), tcp).await?;
     let greeting = socket.next().await.context("no greeting")??;
     let greeting = serde_json::from_str(greeting.to_text()?).context("the greeting cannot be read")?;

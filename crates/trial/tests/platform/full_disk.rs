@@ -89,7 +89,7 @@ fn a_full_disk_refuses_what_is_new_and_harms_nothing_that_runs() {
         names_the_disk("a new app", &said)?;
         let said = refusal("a new machine", 507, create().await)?;
         names_the_disk("a new machine", &said)?;
-        let layout = example_image()?;
+        let layout = example_image("hello")?;
         let said: Said = platform.atoll(&layout, &["image", "import", ".", "hello/again:latest"]).await?;
         ensure!(said.code == Some(1), "an image on a full disk: {said:?}");
         names_the_disk("a new image", &said.stderr)?;
