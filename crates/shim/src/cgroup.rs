@@ -1,8 +1,9 @@
 //! A machine's control group: limits, freezing, what it uses, and its end. Speaks cgroup v1 (one
-//! tree for each controller) and v2 (one unified tree), whichever the host has. Paths come from the
+//! tree for each controller) and v2 (one unified tree), whichever the host uses. Paths come from the
 //! caller; nothing outside the machine's own group is changed, except that parents are made and, on
 //! v2, told to hand controllers down.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Error, ErrorKind};
 use std::os::fd::OwnedFd;
@@ -12,12 +13,9 @@ use std::time::Duration;
 use atoll_guest_protocol::shim::{Limits, Stats};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::hierarchies::{Hierarchies, Mounts, V1_CONTROLLERS, V2_CONTROLLERS};
 use crate::wait;
 
-const ROOT: &str = "/sys/fs/cgroup";
-/// Controllers of v1, each a tree of its own. `cpuacct` counts what `cpu` limits.
-const V1_CONTROLLERS: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "freezer"];
-const V2_CONTROLLERS: &str = "+memory +cpu +pids";
 /// Length of the period that a CPU quota counts in, in microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
 /// Longest wait for a group to freeze, or to be empty after it was killed.
@@ -26,7 +24,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// What could not be done with a control group.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    #[error("this host has no cgroup controller \"{controller}\" below {ROOT}")]
+    #[error("this host has mounted no cgroup controller \"{controller}\"")]
     MissingController { controller: &'static str },
     #[error("the cgroup path {path:?} leads out of its tree")]
     BadPath { path: String },
@@ -50,7 +48,7 @@ enum Version {
 /// A machine's group, which may or may not exist.
 #[derive(Debug)]
 pub struct Cgroup {
-    version: Version,
+    hierarchies: Hierarchies,
     path: String,
 }
 
@@ -62,48 +60,41 @@ impl Cgroup {
         if !plain {
             return Err(CgroupError::BadPath { path: path.to_owned() });
         }
-        let unified = Path::new(ROOT).join("cgroup.controllers").exists();
-        let version = if unified { Version::V2 } else { Version::V1 };
-        Ok(Self { version, path: path.to_owned() })
+        let mounts = Mounts::parse(&read(Path::new("/proc/self/mountinfo"))?);
+        let offered = match &mounts.unified {
+            Some(root) => read(&root.join("cgroup.controllers"))?,
+            None => String::new(),
+        };
+        Ok(Self { hierarchies: mounts.choose(&offered), path: path.to_owned() })
     }
 
     /// Makes the group with its limits.
     pub fn create(&self, limits: &Limits) -> Result<(), CgroupError> {
-        match self.version {
-            Version::V1 => {
-                for controller in V1_CONTROLLERS {
-                    if !Path::new(ROOT).join(controller).is_dir() {
-                        return Err(CgroupError::MissingController { controller });
-                    }
-                    make(&self.v1(controller))?;
-                }
-            }
-            Version::V2 => self.create_unified()?,
+        match &self.hierarchies {
+            Hierarchies::V1(_) => V1_CONTROLLERS.into_iter().try_for_each(|name| make(&self.folder(name)?))?,
+            Hierarchies::V2(root) => self.create_unified(root)?,
         }
-        for (controller, file, value) in limit_files(self.version, limits) {
-            self.write(controller, file, &value)?;
+        for (controller, file, value) in limit_files(self.version(), limits) {
+            write(&self.folder(controller)?.join(file), &value)?;
         }
-        if self.version == Version::V1 {
+        let (swap, value) = swap_file(self.version(), limits);
+        match write(&self.folder("memory")?.join(swap), &value) {
             // Without swap accounting the kernel has no such file, and nothing to limit.
-            let limit = limits.memory_bytes.to_string();
-            match self.write("memory", "memory.memsw.limit_in_bytes", &limit) {
-                Err(CgroupError::Io { source, .. }) if is_absent(&source) => {}
-                other => other?,
-            }
+            Err(CgroupError::Io { source, .. }) if is_absent(&source) => Ok(()),
+            other => other,
         }
-        Ok(())
     }
 
-    fn create_unified(&self) -> Result<(), CgroupError> {
-        let offered = read(&Path::new(ROOT).join("cgroup.controllers"))?;
-        for controller in ["memory", "cpu", "pids"] {
-            if !offered.split_ascii_whitespace().any(|name| name == controller) {
-                return Err(CgroupError::MissingController { controller });
-            }
-        }
-        let mut folder = PathBuf::from(ROOT);
+    fn create_unified(&self, root: &Path) -> Result<(), CgroupError> {
+        let mut folder = root.to_owned();
         for part in self.path.split('/') {
-            write(&folder.join("cgroup.subtree_control"), V2_CONTROLLERS)?;
+            let control = folder.join("cgroup.subtree_control");
+            let handed_down = read(&control)?;
+            let missing = V2_CONTROLLERS.iter().filter(|name| handed_down.split_whitespace().all(|has| has != **name));
+            let missing: Vec<String> = missing.map(|name| format!("+{name}")).collect();
+            if !missing.is_empty() {
+                write(&control, &missing.join(" "))?;
+            }
             folder.push(part);
             make(&folder)?;
         }
@@ -114,7 +105,7 @@ impl Cgroup {
     pub fn join(&self) -> Result<(), CgroupError> {
         // A thread that moves itself needs no lock of the whole host, which costs about 8 ms to take.
         // On v2 a process is cloned into its group instead, for the same reason.
-        let file = match self.version {
+        let file = match self.version() {
             Version::V1 => "tasks",
             Version::V2 => "cgroup.procs",
         };
@@ -123,68 +114,59 @@ impl Cgroup {
 
     /// The unified group's folder, into which a process can be cloned; none on v1.
     pub fn clone_target(&self) -> Result<Option<OwnedFd>, CgroupError> {
-        if self.version == Version::V1 {
-            return Ok(None);
-        }
-        let path = self.v2();
+        let Hierarchies::V2(root) = &self.hierarchies else { return Ok(None) };
+        let path = root.join(&self.path);
         let folder = fs::File::open(&path).map_err(|source| CgroupError::Io { action: "open", path, source })?;
         Ok(Some(folder.into()))
     }
 
     /// Stops every process where it is, and returns when they stand still.
     pub fn freeze(&self) -> Result<(), CgroupError> {
-        let (path, ask, settled) = match self.version {
-            Version::V1 => (self.v1("freezer").join("freezer.state"), "FROZEN", "FROZEN"),
-            Version::V2 => (self.v2().join("cgroup.freeze"), "1", "frozen 1"),
+        let folder = self.folder("freezer")?;
+        let (asked, value, observed, settled) = match self.version() {
+            Version::V1 => ("freezer.state", "FROZEN", "freezer.state", "FROZEN"),
+            Version::V2 => ("cgroup.freeze", "1", "cgroup.events", "frozen 1"),
         };
-        write(&path, ask)?;
-        let observed = match self.version {
-            Version::V1 => path.clone(),
-            Version::V2 => self.v2().join("cgroup.events"),
-        };
+        write(&folder.join(asked), value)?;
+        let observed = folder.join(observed);
         let frozen =
             wait::until(SETTLE, || read(&observed).is_ok_and(|text| text.lines().any(|line| line.trim() == settled)));
-        if frozen { Ok(()) } else { Err(CgroupError::Stuck { path, what: "freeze" }) }
+        if frozen { Ok(()) } else { Err(CgroupError::Stuck { path: folder, what: "freeze" }) }
     }
 
     pub fn thaw(&self) -> Result<(), CgroupError> {
-        match self.version {
-            Version::V1 => write(&self.v1("freezer").join("freezer.state"), "THAWED"),
-            Version::V2 => write(&self.v2().join("cgroup.freeze"), "0"),
-        }
+        let (file, value) = match self.version() {
+            Version::V1 => ("freezer.state", "THAWED"),
+            Version::V2 => ("cgroup.freeze", "0"),
+        };
+        write(&self.folder("freezer")?.join(file), value)
     }
 
     /// Whether the kernel killed a process of this group for memory.
     pub fn oom_killed(&self) -> Result<bool, CgroupError> {
-        let path = match self.version {
-            Version::V1 => self.v1("memory").join("memory.oom_control"),
-            Version::V2 => self.v2().join("memory.events"),
+        let file = match self.version() {
+            Version::V1 => "memory.oom_control",
+            Version::V2 => "memory.events",
         };
-        Ok(field(&read(&path)?, "oom_kill").is_some_and(|count| count > 0))
+        Ok(field(&read(&self.folder("memory")?.join(file))?, "oom_kill").is_some_and(|count| count > 0))
     }
 
     pub fn stats(&self) -> Result<Stats, CgroupError> {
-        let number = |path: PathBuf| Ok(read(&path)?.trim().parse::<u64>().unwrap_or(0));
-        let (memory, cache, cpu_nanoseconds, processes) = match self.version {
-            Version::V1 => {
-                let memory = self.v1("memory");
-                (
-                    number(memory.join("memory.usage_in_bytes"))?,
-                    field(&read(&memory.join("memory.stat"))?, "total_inactive_file"),
-                    number(self.v1("cpuacct").join("cpuacct.usage"))?,
-                    number(self.v1("pids").join("pids.current"))?,
-                )
-            }
-            Version::V2 => {
-                let group = self.v2();
-                (
-                    number(group.join("memory.current"))?,
-                    field(&read(&group.join("memory.stat"))?, "inactive_file"),
-                    field(&read(&group.join("cpu.stat"))?, "usage_usec").unwrap_or(0).saturating_mul(1000),
-                    number(group.join("pids.current"))?,
-                )
-            }
+        let text = |controller, file| read(&self.folder(controller)?.join(file));
+        let number = |controller, file| Ok(text(controller, file)?.trim().parse::<u64>().unwrap_or(0));
+        let (memory, cache, cpu_nanoseconds) = match self.version() {
+            Version::V1 => (
+                number("memory", "memory.usage_in_bytes")?,
+                field(&text("memory", "memory.stat")?, "total_inactive_file"),
+                number("cpuacct", "cpuacct.usage")?,
+            ),
+            Version::V2 => (
+                number("memory", "memory.current")?,
+                field(&text("memory", "memory.stat")?, "inactive_file"),
+                field(&text("cpu", "cpu.stat")?, "usage_usec").unwrap_or(0).saturating_mul(1000),
+            ),
         };
+        let processes = number("pids", "pids.current")?;
         Ok(Stats {
             // Page cache that can be dropped at once is not what the machine needs.
             memory_bytes: memory.saturating_sub(cache.unwrap_or(0)),
@@ -228,10 +210,11 @@ impl Cgroup {
         let procs = folder.join("cgroup.procs");
         let gone = wait::until(SETTLE, || {
             let members = read(&procs).unwrap_or_default();
-            for pid in members.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw) {
-                kill_member(pid, &procs);
-            }
-            if !members.is_empty() {
+            // Since Linux 5.14 version 2 kills a whole group at once, those being forked and frozen ones too.
+            if !members.is_empty() && write(&folder.join("cgroup.kill"), "1").is_err() {
+                for pid in members.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw) {
+                    kill_member(pid, &procs);
+                }
                 // A frozen process dies when it thaws. The freezer may not have the group, or be gone.
                 drop(self.thaw());
             }
@@ -240,27 +223,30 @@ impl Cgroup {
         if gone { Ok(()) } else { Err(CgroupError::Stuck { path: folder.to_owned(), what: "end" }) }
     }
 
-    fn folders(&self) -> Vec<PathBuf> {
-        match self.version {
-            Version::V1 => V1_CONTROLLERS.map(|controller| self.v1(controller)).to_vec(),
-            Version::V2 => vec![self.v2()],
+    fn version(&self) -> Version {
+        match self.hierarchies {
+            Hierarchies::V1(_) => Version::V1,
+            Hierarchies::V2(_) => Version::V2,
         }
     }
 
-    fn v1(&self, controller: &str) -> PathBuf {
-        Path::new(ROOT).join(controller).join(&self.path)
+    /// The group's folders in all hierarchies, each once.
+    fn folders(&self) -> BTreeSet<PathBuf> {
+        match &self.hierarchies {
+            Hierarchies::V1(trees) => trees.values().map(|tree| tree.join(&self.path)).collect(),
+            Hierarchies::V2(root) => [root.join(&self.path)].into(),
+        }
     }
 
-    fn v2(&self) -> PathBuf {
-        Path::new(ROOT).join(&self.path)
-    }
-
-    fn write(&self, controller: &str, file: &str, value: &str) -> Result<(), CgroupError> {
-        let folder = match self.version {
-            Version::V1 => self.v1(controller),
-            Version::V2 => self.v2(),
-        };
-        write(&folder.join(file), value)
+    /// The group's folder in the hierarchy of this controller.
+    fn folder(&self, controller: &'static str) -> Result<PathBuf, CgroupError> {
+        match &self.hierarchies {
+            Hierarchies::V1(trees) => {
+                let tree = trees.get(controller).ok_or(CgroupError::MissingController { controller })?;
+                Ok(tree.join(&self.path))
+            }
+            Hierarchies::V2(root) => Ok(root.join(&self.path)),
+        }
     }
 }
 
@@ -278,11 +264,7 @@ fn limit_files(version: Version, limits: &Limits) -> Vec<(&'static str, &'static
         }
         Version::V2 => {
             let weight = (cpus * if limits.dedicated_cpus { 96 } else { 6 }).clamp(1, 10_000);
-            vec![
-                ("memory", "memory.max", memory),
-                ("memory", "memory.swap.max", "0".to_owned()),
-                ("cpu", "cpu.weight", weight.to_string()),
-            ]
+            vec![("memory", "memory.max", memory), ("cpu", "cpu.weight", weight.to_string())]
         }
     };
     files.push(("pids", "pids.max", limits.pids.to_string()));
@@ -296,6 +278,14 @@ fn limit_files(version: Version, limits: &Limits) -> Vec<(&'static str, &'static
         }
     }
     files
+}
+
+/// What keeps a machine from swapping: on v1 the limit is on memory and swap together.
+fn swap_file(version: Version, limits: &Limits) -> (&'static str, String) {
+    match version {
+        Version::V1 => ("memory.memsw.limit_in_bytes", limits.memory_bytes.to_string()),
+        Version::V2 => ("memory.swap.max", "0".to_owned()),
+    }
 }
 
 /// The number after `name` in a file of `name number` lines.

@@ -3,12 +3,13 @@
 //! times; logs stay.
 
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use atoll_guest_protocol::shim::layout;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::folder::{self, FolderError, Lock};
@@ -55,14 +56,24 @@ fn take_over(here: &Path) -> Result<Lock, FolderError> {
     }
 }
 
-/// Kills whoever listens on the machine's socket; its machine dies with it. A shim that ends
+/// Kills the shim that listens on the machine's socket; its machine dies with it. A shim that ends
 /// meanwhile needs no kill.
 fn kill_shim() {
     let Ok(connection) = UnixStream::connect(layout::SOCKET) else { return };
     let Ok(peer) = rustix::net::sockopt::socket_peercred(&connection) else { return };
     let Ok(process) = pidfd_open(peer.pid, PidfdFlags::empty()) else { return };
-    // Only while the socket still answers is the number that of the shim.
-    if UnixStream::connect(layout::SOCKET).is_ok() {
+    // The number may be another's by now, if only a child of the shim keeps the socket open. Should it
+    // change hands after this look, the signal goes to the process that it was, which is gone.
+    if stands_here(peer.pid) {
         let _ = pidfd_send_signal(process.as_fd(), Signal::KILL);
+    }
+}
+
+/// Whether a process works in the machine's folder, as its shim does.
+fn stands_here(pid: Pid) -> bool {
+    let place = |path: &str| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    match (place("."), place(&format!("/proc/{}/cwd", pid.as_raw_nonzero()))) {
+        (Ok(here), Ok(there)) => here == there,
+        _ => false,
     }
 }

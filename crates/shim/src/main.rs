@@ -13,6 +13,7 @@ mod cgroup;
 mod clean;
 mod failure;
 mod folder;
+mod hierarchies;
 mod inside;
 mod launch;
 mod log;

@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use serde_json::json;
 
 use atoll_driver::ContainerDriver;
+use atoll_lab::vm::suite::Suite;
 use atoll_model::MachineState::{Destroyed, Started, Stopped};
 use atoll_model::{Row, RowKey};
 use atoll_worker::network::{HostNetworks, NetworkConfig};
@@ -141,7 +142,7 @@ impl Node {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(&self.state.display().to_string()), "mounts are left:\n{mounts}");
         let group = format!("atoll-{:08x}", self.instance);
-        for root in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path()) {
+        for root in cgroup_roots() {
             let Ok(machines) = std::fs::read_dir(root.join(&group)) else { continue };
             let left: Vec<_> = machines.flatten().filter(|entry| entry.path().is_dir()).map(|e| e.path()).collect();
             assert!(left.is_empty(), "control groups are left: {left:?}");
@@ -156,8 +157,8 @@ impl Drop for Node {
     /// A failed test may leave machines; they end with it.
     fn drop(&mut self) {
         let group = format!("atoll-{:08x}", self.instance);
-        for root in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let group = root.path().join(&group);
+        for root in cgroup_roots() {
+            let group = root.join(&group);
             for machine in std::fs::read_dir(&group).into_iter().flatten().flatten().map(|entry| entry.path()) {
                 let processes = std::fs::read_to_string(machine.join("cgroup.procs")).unwrap_or_default();
                 for pid in processes.lines().filter_map(|pid| rustix::process::Pid::from_raw(pid.parse().ok()?)) {
@@ -171,6 +172,13 @@ impl Drop for Node {
             std::fs::remove_dir(&group).ok();
         }
     }
+}
+
+/// The root of version 2's tree, and those of version 1 in it.
+fn cgroup_roots() -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let trees = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    std::iter::once(root.to_owned()).chain(trees).collect()
 }
 
 async fn networks(state: &Path, instance: u32) -> HostNetworks {
@@ -320,4 +328,18 @@ fn a_wake_takes_milliseconds() {
         stage.reach(1, Destroyed).await;
         node.assert_clean().await;
     });
+}
+
+/// This same program once more on a host with pure version 2 control groups, a virtual machine of the
+/// lab: needs the `atoll-lab` program, and a folder made by `worlds/fetch-vm.sh` named in `ATOLL_LAB_VM`.
+#[tokio::test]
+async fn the_suite_holds_on_version_2_control_groups() {
+    let suite = Suite {
+        program: std::env::current_exe().unwrap(),
+        // An emulated processor shows nothing about speed.
+        except: ["the_suite_holds_on_version_2_control_groups", "a_wake_takes_milliseconds"].map(str::to_owned).into(),
+        files: [BUSYBOX, "/usr/sbin/nft"].map(PathBuf::from).into(),
+        limit: Duration::from_secs(900),
+    };
+    suite.run().await.unwrap().assert_passed();
 }

@@ -156,7 +156,7 @@ enum Found {
 async fn find(dir: &Path) -> io::Result<Found> {
     let link = match connect(dir).await {
         Ok(stream) => Link::open(stream).await.ok(),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => None,
+        Err(error) if nobody_listens(&error) => None,
         Err(error) => return Err(error),
     };
     if let Some(link) = link {
@@ -176,6 +176,12 @@ async fn find(dir: &Path) -> io::Result<Found> {
         Some(started) if started.host_boot_id == host => Ok(Found::Exited(lost())),
         _ => Ok(Found::Nothing),
     }
+}
+
+/// Whether a connection failed because there is no shim, or because it ended before it took it.
+fn nobody_listens(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
+    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset)
 }
 
 /// The end of a machine whose shim was killed, and which the kernel killed with it.

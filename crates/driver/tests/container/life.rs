@@ -232,14 +232,11 @@ async fn a_command_nobody_listens_to_is_killed() {
 #[tokio::test]
 async fn processes_and_what_they_use_can_be_seen() {
     let world = World::new();
-    let spec = world.machine("cd /tmp; while :; do :; done");
+    let spec = world.machine("big=$(head -c 2000000 /dev/zero | tr '\\0' x); cd /tmp; while :; do :; done");
     let machine = world.start(&spec).await;
     let cpu = async || machine.stats().await.unwrap().cpu_time;
     let before = cpu().await;
     within("use of the CPU", async { while cpu().await <= before {} }).await;
-    let stats = machine.stats().await.unwrap();
-    assert!(stats.memory_bytes > 4096, "{stats:?}");
-    assert_eq!(stats.processes, 2, "{stats:?}");
     let listed = within("the shell's folder", async {
         loop {
             let listed = machine.processes().await.unwrap();
@@ -251,7 +248,11 @@ async fn processes_and_what_they_use_can_be_seen() {
     .await;
     assert_eq!(listed.len(), 1, "{listed:?}");
     assert!(listed[0].command.starts_with("sh -c"), "{listed:?}");
-    assert!(listed[0].rss > 4096 && listed[0].pid > 1);
+    // Kernels count pages in lots, so that a small number of them may show as none.
+    assert!(listed[0].rss > 1_000_000 && listed[0].pid > 1, "{listed:?}");
+    let stats = machine.stats().await.unwrap();
+    assert!(stats.memory_bytes > 1_000_000, "{stats:?}");
+    assert_eq!(stats.processes, 2, "{stats:?}");
     machine.kill().await.unwrap();
     world.destroy(&spec).await;
 }

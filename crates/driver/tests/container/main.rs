@@ -4,3 +4,4 @@ mod isolation;
 mod life;
 mod support;
 mod survival;
+mod unified;

@@ -17,7 +17,7 @@ use atoll_driver::{
 use atoll_model::MachineId;
 use atoll_model::guest::Guest;
 
-const BUSYBOX: &str = "/bin/busybox";
+pub const BUSYBOX: &str = "/bin/busybox";
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 static MACHINES: AtomicU32 = AtomicU32::new(0);

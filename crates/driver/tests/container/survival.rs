@@ -1,10 +1,10 @@
 //! What happens when agents and shims die.
 
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use atoll_driver::{Adopted, Driver, MachineSpec, Running};
 use rustix::process::Signal;
+use tokio::io::AsyncWriteExt;
 
 use crate::support::{World, eventually, exec, kill, log, processes_with, shim_pid, within};
 
@@ -170,14 +170,41 @@ async fn a_start_killed_at_any_moment_leaves_nothing_after_removal() {
 }
 
 #[tokio::test]
-async fn a_foreign_process_on_the_socket_is_not_taken_for_a_machine() {
+async fn a_foreign_process_on_the_socket_is_neither_taken_for_a_shim_nor_killed() {
     let world = World::new();
     let spec = world.machine("exec sleep 1000");
-    // A record left by a shim that is gone, and a number in it that is now another's.
     std::fs::create_dir_all(&spec.dir).unwrap();
-    let mut stranger = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+    // This process has the folder's lock and listens where a shim would, as one would see it whose
+    // number had passed to us. Were it killed, this test would end for all to see.
+    let lock = std::fs::File::create(spec.dir.join("shim.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let listener = tokio::net::UnixListener::bind(spec.dir.join("shim.sock")).unwrap();
+    let speak = async {
+        let (mut connection, _) = within("an agent", listener.accept()).await.unwrap();
+        connection.write_all(b"220 welcome to something else\r\n").await.unwrap();
+    };
+    let (found, ()) = tokio::join!(adopt(&world, &spec), speak);
+    assert!(matches!(found, Adopted::Nothing));
+
+    let let_go = async {
+        // It was looked at, and more than once.
+        for _ in 0..3 {
+            within("a cleaner", listener.accept()).await.unwrap();
+        }
+        drop(lock);
+    };
+    tokio::join!(world.destroy(&spec), let_go);
+}
+
+#[tokio::test]
+async fn a_socket_that_a_dead_shim_left_is_removed() {
+    let world = World::new();
+    let spec = world.machine("exec sleep 1000");
+    std::fs::create_dir_all(&spec.dir).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(spec.dir.join("shim.sock")).unwrap());
+    assert!(matches!(adopt(&world, &spec).await, Adopted::Nothing));
+    // And is in nobody's way.
+    let machine = world.start(&spec).await;
+    machine.kill().await.unwrap();
     world.destroy(&spec).await;
-    assert!(stranger.try_wait().unwrap().is_none(), "a stranger was killed");
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
 }

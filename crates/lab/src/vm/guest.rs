@@ -24,6 +24,7 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// Runs the guest; returns only if that is impossible.
 pub fn run(name: &str, disk: &Path) -> io::Result<()> {
+    leave_the_first_root()?;
     mount("proc", "/proc", "proc")?;
     mount("sysfs", "/sys", "sysfs")?;
     mount("devtmpfs", "/dev", "devtmpfs")?;
@@ -46,6 +47,16 @@ pub fn run(name: &str, disk: &Path) -> io::Result<()> {
             }
         },
     }
+}
+
+/// The kernel's first root can never be changed for another, which containers do to theirs: it is
+/// mounted once more over itself, and that is the root from here on.
+fn leave_the_first_root() -> io::Result<()> {
+    rustix::mount::mount_bind("/", "/root")?;
+    rustix::process::chdir("/root")?;
+    rustix::mount::mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
+    Ok(())
 }
 
 fn mount(source: &str, target: impl AsRef<Path>, filesystem: &str) -> io::Result<()> {

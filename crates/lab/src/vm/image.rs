@@ -33,6 +33,9 @@ const WANTED: &[&str] = &[
     "nft_masq",
     "nft_ct",
     "nft_reject_inet",
+    "nft_fib_ipv4",
+    "nft_fib_ipv6",
+    "nft_fib_inet",
     "wireguard",
     "sch_netem",
 ];

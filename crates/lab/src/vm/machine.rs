@@ -24,7 +24,9 @@ pub const PORTS: usize = 8;
 /// A QEMU that has not made its sockets by then never will.
 const START_LIMIT: Duration = Duration::from_secs(15);
 
-const MEMORY_MIB: u32 = 512;
+/// Enough for a container of 256 MiB to meet its own limit before the kernel meets its, with a memory disk
+/// of big programs.
+const MEMORY_MIB: u32 = 1024;
 const DISK_BYTES: u64 = 4 << 30;
 
 /// All that a machine's keeper needs to know.

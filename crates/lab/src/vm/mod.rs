@@ -5,6 +5,8 @@
 //! [`cpio`] and [`modules`], [`machine`] runs it, [`session`] runs a program in it. On the guest's side:
 //! [`guest`] is its first process. Between them [`wire`], over ports of a virtual serial device, so that
 //! control never depends on the network under test.
+//!
+//! [`suite`] runs a whole test program in such a host.
 
 mod cpio;
 pub mod files;
@@ -13,4 +15,5 @@ mod image;
 pub mod machine;
 mod modules;
 pub mod session;
+pub mod suite;
 pub mod wire;
