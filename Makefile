@@ -49,6 +49,10 @@ test: ## Every test; needs root
 demo: ## Start a platform of three regions here, deploy an app, break things (ONCE=1: end by itself)
 	scripts/demo.sh
 
+.PHONY: bench
+bench: ## Measure the optimised program against its budgets (ONLY=<name>: one bench)
+	scripts/bench.sh $(ONLY)
+
 .PHONY: clean
 clean: ## Remove what was built
 	rm -rf $(CARGO_TARGET_DIR)

@@ -1,4 +1,5 @@
-//! Prints what 100,000 machines cost a replica: bytes each, lookups, one change.
+//! Prints what 100,000 machines cost a replica: bytes each, lookups, one change. With `--json`, as an
+//! object for the bench.
 //!
 //! `cargo run --release -p atoll-catalogue --example footprint`
 
@@ -101,10 +102,6 @@ fn main() {
     }
     let loaded = began.elapsed();
     let each = (LIVE.load(Ordering::Relaxed) - before) as f64 / MACHINES as f64;
-    println!("machines                     {}", replica.view().machine_count());
-    println!("load, with encoding          {loaded:.1?}");
-    println!("bytes per machine            {each:.0} (gate 2048, target 1024)");
-
     let view = replica.view().clone();
     let by_id = nanos_each(1_000_000, |n| {
         black_box(view.machine(&id(black_box(n * 7919 % MACHINES))));
@@ -113,6 +110,13 @@ fn main() {
     let by_app = nanos_each(1_000_000, |n| {
         black_box(view.machines_of(&names[(n * 7919 % APPS) as usize]).len());
     });
+    if std::env::args().nth(1).as_deref() == Some("--json") {
+        println!("{}", serde_json::json!({ "bytes_each": each, "lookup_ns": by_id.max(by_app) }));
+        return;
+    }
+    println!("machines                     {}", view.machine_count());
+    println!("load, with encoding          {loaded:.1?}");
+    println!("bytes per machine            {each:.0} (gate 2048, target 1024)");
     println!("lookup of a machine          {by_id:.0} ns (gate 5000, target 1000)");
     println!("lookup of an app's machines  {by_app:.0} ns");
 

@@ -132,6 +132,9 @@ pub enum Phase {
     Running {
         boot_id: String,
         pid: u32,
+        /// When the guest had been executed, in microseconds of the host's monotonic clock; 0: unknown.
+        #[serde(default)]
+        executed_us: u64,
     },
     /// Nothing of the machine is left.
     Failed(Failure),

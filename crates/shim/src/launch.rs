@@ -50,6 +50,8 @@ pub struct Started {
     pub process: FirstProcess,
     /// The host's end of the guest's channel, non-blocking.
     pub channel: UnixStream,
+    /// When the guest had been executed, in microseconds of the host's monotonic clock.
+    pub executed_us: u64,
 }
 
 /// Starts the machine. The group must exist. On failure no process is left.
@@ -77,11 +79,16 @@ pub fn start(dir: &Path, launch: &Launch, cgroup: &Cgroup) -> Result<Started, Fa
     let mut text = Vec::new();
     File::from(report).read_to_end(&mut text).map_err(|error| host("read the machine's report", error))?;
     if text.is_empty() {
-        return Ok(Started { process: FirstProcess { pid, handle }, channel });
+        return Ok(Started { process: FirstProcess { pid, handle }, channel, executed_us: monotonic_us() });
     }
     // It has reported and is ending.
     let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
     Err(serde_json::from_slice(&text).unwrap_or_else(|error| host("understand the machine's report", error)))
+}
+
+fn monotonic_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1000
 }
 
 /// Clones this process into new namespaces; none in the clone.

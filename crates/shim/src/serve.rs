@@ -48,6 +48,7 @@ struct Asker {
 struct Shim<'a> {
     boot_id: String,
     machine: FirstProcess,
+    executed_us: u64,
     guest: Connection<UnixStream>,
     /// The guest closed its channel, or sent what is not the protocol.
     guest_gone: bool,
@@ -75,11 +76,12 @@ pub fn serve(
     agents: &mut Agents,
 ) -> Result<Phase, ServeError> {
     let Launch { boot_id, main, .. } = launch;
-    let Started { process: machine, channel } = started;
+    let Started { process: machine, channel, executed_us } = started;
     let mut shim = Shim {
         boot_id,
         guest: Connection::new(channel),
         machine,
+        executed_us,
         guest_gone: false,
         cgroup,
         agents,
@@ -228,7 +230,8 @@ impl Shim<'_> {
         match event {
             StreamEvent::Started { .. } => {
                 let pid = self.machine.pid.as_raw_nonzero().get().unsigned_abs();
-                self.phase = Phase::Running { boot_id: self.boot_id.clone(), pid };
+                let executed_us = self.executed_us;
+                self.phase = Phase::Running { boot_id: self.boot_id.clone(), pid, executed_us };
                 self.agents.broadcast(&FromShim::Machine(self.phase.clone()));
             }
             StreamEvent::Refused { reason } => self.refused = Some(reason),

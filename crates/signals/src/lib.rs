@@ -4,6 +4,16 @@
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
+/// The target of lines that say how far something is, each with a field `at_us` from [`moment_us`].
+/// Benches turn them on; processes of one host can be compared by them.
+pub const STAGES: &str = "atoll_stages";
+
+/// Microseconds of the host's monotonic clock, which all its processes and namespaces share.
+pub fn moment_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1000
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {

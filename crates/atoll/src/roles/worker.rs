@@ -22,6 +22,7 @@ use atoll_rpc::identity::{Expected, Role};
 use atoll_rpc::proto::control::BlobRequest;
 use atoll_rpc::proto::control::nodes_client::NodesClient;
 use atoll_rpc::server::{accept, require_role};
+use atoll_signals::{STAGES, moment_us};
 use atoll_worker::grpc::{LocalService, WorkerService};
 use atoll_worker::network::{HostNetworks, NetworkConfig};
 use atoll_worker::seams::{
@@ -114,8 +115,10 @@ struct NodeRows(DurablePublisher);
 
 impl RowSink for NodeRows {
     fn put(&self, row: Row) {
-        if let Err(error) = self.0.put(&row) {
-            tracing::error!(%error, "a machine's row is refused");
+        let at_us = moment_us();
+        match self.0.put(&row) {
+            Ok(version) => tracing::debug!(target: STAGES, sequence = version.sequence, at_us, "put"),
+            Err(error) => tracing::error!(%error, "a machine's row is refused"),
         }
     }
 

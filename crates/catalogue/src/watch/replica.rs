@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use atoll_signals::STAGES;
 use tokio::sync::watch;
 
 use super::client::Sink;
@@ -107,6 +108,10 @@ impl Sink for ReplicaHandle {
             let outcome = replica.receive(path, part);
             if outcome.moved {
                 self.shared.view.store(Arc::new(replica.view().clone()));
+                if let Some(position) = replica.positions().get(&owner) {
+                    let at_us = atoll_signals::moment_us();
+                    tracing::debug!(target: STAGES, %owner, sequence = position.sequence, at_us, "swapped");
+                }
             }
             outcome
         };

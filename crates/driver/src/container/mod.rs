@@ -18,6 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use atoll_guest_protocol::shim::{ExitRecord, Failure, Phase, StartRecord, ToShim, layout};
 use atoll_model::MachineId;
+use atoll_signals::STAGES;
 use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixStream;
 use tokio::process::Command;
@@ -90,7 +91,8 @@ impl ContainerDriver {
         let link = Link::open(stream).await.map_err(|error| talk(io::Error::other(error)))?;
         link.send(&ToShim::Launch(Box::new(launch))).await.map_err(|error| talk(io::Error::other(error)))?;
         match settled(&link).await.map_err(talk)? {
-            Known::Phase(Phase::Running { boot_id, pid }) => {
+            Known::Phase(Phase::Running { boot_id, pid, executed_us }) => {
+                tracing::debug!(target: STAGES, %machine, at_us = executed_us, "executed");
                 Ok(Arc::new(ContainerMachine::new(machine, spec.dir.clone(), boot_id, pid, link)))
             }
             Known::Phase(Phase::Failed(Failure { reason, by_configuration: true })) => {
@@ -161,7 +163,7 @@ async fn find(dir: &Path) -> io::Result<Found> {
     };
     if let Some(link) = link {
         match settled(&link).await? {
-            Known::Phase(Phase::Running { boot_id, pid }) => return Ok(Found::Running { boot_id, pid, link }),
+            Known::Phase(Phase::Running { boot_id, pid, .. }) => return Ok(Found::Running { boot_id, pid, link }),
             Known::Phase(Phase::Ended(record)) => return Ok(Found::Exited(launch::exit(record))),
             Known::Phase(Phase::Failed(_)) => return Ok(Found::Nothing),
             // It ended while being asked; its record tells.

@@ -71,7 +71,7 @@ pub struct MachineSpec<'a> {
 impl Platform {
     /// Starts a world and its servers, and waits until control hears every one of them.
     pub async fn start(world: &str) -> anyhow::Result<Self> {
-        Self::start_prepared(world, async |_| Ok(())).await
+        Self::begin(world, &[], async |_| Ok(())).await
     }
 
     /// [`Self::start`], with something done to each server's host before the server starts.
@@ -79,13 +79,27 @@ impl Platform {
         world: &str,
         prepare: impl AsyncFn(&Node) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
+        Self::begin(world, &[], prepare).await
+    }
+
+    /// [`Self::start`], with further arguments for every server.
+    pub async fn start_with(world: &str, arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::begin(world, arguments, async |_| Ok(())).await
+    }
+
+    async fn begin(
+        world: &str,
+        arguments: &[&str],
+        prepare: impl AsyncFn(&Node) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         // Another one of this process is as good: all trials want the same.
         drop(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider().install_default());
         let world = World::parse(world)?;
         let lab = Lab::start(&world, &Options::default()).await?;
         let names = world.hosts.iter().filter(|host| host.role == atoll_lab::world::Role::Node);
-        let mut nodes =
-            names.map(|host| Ok(Node::new(lab.host(&host.name)?, &host.name))).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut nodes = names
+            .map(|host| Ok(Node::new(lab.host(&host.name)?, &host.name).with_arguments(arguments)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let (first, joining) = nodes.split_first_mut().context("the world has no node")?;
         prepare(first).await?;
         let ready = first.start(&Origin::First).await?;

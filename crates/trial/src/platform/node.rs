@@ -68,13 +68,19 @@ pub enum Origin {
 pub struct Node {
     host: Host,
     region: String,
+    arguments: Vec<String>,
     supervisor: Option<Child>,
 }
 
 impl Node {
     /// A server that does not run yet. `region` is also its place in the world, unless a trial lies.
     pub fn new(host: Host, region: &str) -> Self {
-        Self { host, region: region.to_owned(), supervisor: None }
+        Self { host, region: region.to_owned(), arguments: Vec::new(), supervisor: None }
+    }
+
+    /// Gives the program these arguments too.
+    pub fn with_arguments(self, arguments: &[&str]) -> Self {
+        Self { arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(), ..self }
     }
 
     pub fn name(&self) -> &str {
@@ -119,7 +125,7 @@ impl Node {
         command.args(["--region", &self.region, "--name", self.name()]);
         command.arg("--advertise").arg(self.host.ipv4()?.to_string());
         command.arg("--state").arg(self.state()?);
-        command.arg("--ready-file").arg(self.ready_file()?);
+        command.arg("--ready-file").arg(self.ready_file()?).args(&self.arguments);
         Ok(command)
     }
 

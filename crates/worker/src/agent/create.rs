@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use atoll_model::guest::Guest;
 use atoll_rpc::contract::{LaunchBundle, MachineView};
+use atoll_signals::{STAGES, moment_us};
 
 use super::Agent;
 use crate::calls::CreateMachine;
@@ -27,6 +28,7 @@ impl Agent {
     pub async fn create(&self, create: CreateMachine) -> Result<MachineView, WorkerError> {
         let CreateMachine { bundle, lease_ttl_seconds, lease_owner } = create;
         let machine = bundle.machine;
+        tracing::debug!(target: STAGES, %machine, at_us = moment_us(), "asked");
         if let Ok(handle) = self.handle(machine) {
             let view = handle.snapshot().view.clone();
             return if view.version == bundle.version {

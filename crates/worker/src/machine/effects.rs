@@ -8,6 +8,7 @@ use std::time::Duration;
 use atoll_driver::{DriverError, MachineSpec, ProcessSpec, Running};
 use atoll_model::MachineId;
 use atoll_rpc::contract::LaunchBundle;
+use atoll_signals::{STAGES, moment_us};
 
 use super::Sealed;
 use super::task::Context;
@@ -77,6 +78,8 @@ pub async fn launch(
     cancelled: impl Future<Output = ()>,
 ) -> Result<Arc<dyn Running>, LaunchError> {
     let bundle = open(context, sealed)?;
+    let machine = bundle.machine;
+    tracing::debug!(target: STAGES, %machine, at_us = moment_us(), "launching");
     let image = tokio::select! {
         image = prepare(context, &bundle) => image.map_err(LaunchError::Image)?,
         () = cancelled => return Err(LaunchError::Cancelled),
@@ -85,6 +88,7 @@ pub async fn launch(
     tokio::fs::create_dir_all(&dir).await.map_err(LaunchError::Folder)?;
     let plan = network_plan(&bundle, slot);
     let network_namespace = context.deps.networks.attach(&plan).await.map_err(LaunchError::Network)?;
+    tracing::debug!(target: STAGES, %machine, at_us = moment_us(), "networked");
     let spec =
         spec(context, &bundle, &image, slot, network_namespace, boot_id).await.map_err(LaunchError::Unlaunchable)?;
     context.deps.driver.start(&spec).await.map_err(LaunchError::Driver)
