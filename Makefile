@@ -45,6 +45,10 @@ check: lint unit ## Format, lints and unit tests: green at every commit
 test: ## Every test; needs root
 	scripts/test.sh
 
+.PHONY: fuzz
+fuzz: static ## Fuzz what reads foreign bytes (ONLY=target, SECONDS=60 each)
+	ONLY="$(ONLY)" SECONDS_EACH="$(SECONDS)" scripts/fuzz.sh
+
 .PHONY: demo
 demo: ## Start a platform of three regions here, deploy an app, break things (ONCE=1: end by itself)
 	scripts/demo.sh

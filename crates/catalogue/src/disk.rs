@@ -147,7 +147,7 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, LoadError> {
     Ok(content)
 }
 
-fn encode_body(owners: BTreeMap<Owner, SavedOwner>) -> Vec<u8> {
+pub(crate) fn encode_body(owners: BTreeMap<Owner, SavedOwner>) -> Vec<u8> {
     let mut body = Vec::new();
     for (owner, SavedOwner { position, rows }) in owners {
         let write = |(key, row): &(_, Bytes)| Write {
@@ -175,7 +175,7 @@ fn encode_body(owners: BTreeMap<Owner, SavedOwner>) -> Vec<u8> {
     body
 }
 
-fn decode_body(mut body: Bytes) -> Result<BTreeMap<Owner, SavedOwner>, Malformed> {
+pub(crate) fn decode_body(mut body: Bytes) -> Result<BTreeMap<Owner, SavedOwner>, Malformed> {
     let mut owners: BTreeMap<Owner, SavedOwner> = BTreeMap::new();
     while body.has_remaining() {
         if body.remaining() < 4 {

@@ -5,6 +5,7 @@
 //! and no transport.
 
 pub mod disk;
+pub mod fuzz;
 pub mod protocol;
 pub mod snapshot;
 pub mod watch;

@@ -2,11 +2,14 @@
 //! input, whatever they answer.
 
 use crate::{
-    ImageReference, ImportError, LayerError, LayerSummary, UnpackLimits, import,
+    Digest, Document, ImageReference, ImportError, LayerError, LayerSummary, UnpackLimits,
+    image::{parse_config, step},
+    import,
     layer::{
         Expected,
         stream::{Discard, read_layer},
     },
+    manifest::media_type_of,
     reference::InvalidReference,
 };
 
@@ -28,4 +31,16 @@ pub fn reference(text: &str) -> Result<ImageReference, InvalidReference> {
 /// Reads an archive of an image and plans its import.
 pub fn archive(bytes: &[u8]) -> Result<import::Imported, ImportError> {
     import::check_archive(bytes, &limits())
+}
+
+/// Reads a manifest, an index or an image's configuration.
+pub fn document(bytes: &[u8]) {
+    let digest = Digest::of(bytes);
+    if let Ok(document) = Document::parse(bytes) {
+        assert!(document.references().iter().all(|reference| document.names(&reference.digest)));
+        // Accepted documents have a type to be served under.
+        assert!(media_type_of(bytes).is_ok());
+    }
+    // An index without our platform leads nowhere, and a configuration may be none.
+    drop((step(digest, bytes), parse_config(digest, bytes)));
 }

@@ -89,8 +89,18 @@ impl Default for Limits {
 pub struct Timeouts {
     /// A TLS handshake. Default 10 s.
     pub handshake: Duration,
-    /// From the first byte awaited to the end of a request's headers. Default 15 s.
+    /// From the first byte awaited to the end of a request's headers; so it also ends idle HTTP/1
+    /// connections. Default 15 s.
     pub header_read: Duration,
+    /// How long the edge waits for the next piece of a request's body; once the answer has begun, for
+    /// ever. Default 60 s.
+    pub body_read: Duration,
+    /// How long a client may leave what was written to it untaken. Default 60 s.
+    pub client_write: Duration,
+    /// How often an HTTP/2 client is asked whether it is still there. Default 20 s.
+    pub client_ping: Duration,
+    /// How long it may take to answer that. Default 10 s.
+    pub client_pong: Duration,
     /// How long a request is held while no machine can take it. Default 60 s.
     pub hold: Duration,
     /// First pause between two looks for a machine; it doubles up to `backoff_max`, with jitter.
@@ -126,6 +136,10 @@ impl Default for Timeouts {
         Self {
             handshake: Duration::from_secs(10),
             header_read: Duration::from_secs(15),
+            body_read: Duration::from_secs(60),
+            client_write: Duration::from_secs(60),
+            client_ping: Duration::from_secs(20),
+            client_pong: Duration::from_secs(10),
             hold: Duration::from_secs(60),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(1),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use atoll_model::row::MachineRow;
+use atoll_signals::metrics::Histogram;
 
 use crate::config::EdgeConfig;
 
@@ -50,6 +51,8 @@ impl TrafficClass {
 pub struct Counters {
     /// Finished requests by the first digit of their status, index 0 for 1xx to 4 for 5xx.
     pub responses: [Counter; 5],
+    /// From a request's headers to its answer's.
+    pub first_byte: Histogram,
     pub connections: Counter,
     pub tls_failures: Counter,
     /// Attempts beyond a request's first.
@@ -57,6 +60,8 @@ pub struct Counters {
     /// Machines this edge asked its worker to start.
     pub wakes: Counter,
     pub wake_failures: Counter,
+    /// How long the others took.
+    pub wake_time: Histogram,
     /// Requests that had to wait for a machine.
     pub held: Counter,
     failures: Mutex<BTreeMap<&'static str, u64>>,

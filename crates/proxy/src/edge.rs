@@ -17,7 +17,7 @@ use crate::body::ReplayBudget;
 use crate::config::EdgeConfig;
 use crate::core::{Core, Edge, Shutdown};
 use crate::counters::Counters;
-use crate::front::{Certificates, Gate, accept, serve_http, serve_https, serve_tcp};
+use crate::front::{Certificates, Gate, accept, serve_http, serve_https, serve_private, serve_tcp};
 use crate::node::{Machines, Pool, run_idle, run_reports};
 use crate::surroundings::Surroundings;
 
@@ -34,7 +34,7 @@ pub struct Listeners {
     pub https: Vec<Listener>,
     /// Connections to addresses that belong to one app each, with or without HTTP.
     pub tcp: Vec<Listener>,
-    /// Plain HTTP from machines to private (Flycast) addresses.
+    /// Plain HTTP from machines to private (Flycast) addresses of apps in their own network.
     pub private: Vec<Listener>,
     /// Other edges, with mutual TLS.
     pub backhaul: Vec<StdListener>,
@@ -110,10 +110,16 @@ fn begin_core(
 ) -> Result<(), StartError> {
     let _context = runtime.enter();
     let gate = Gate::new(core.edge.config.limits.connections_per_core);
-    for Listener { socket, external_port } in listeners.http.iter().chain(&listeners.private) {
+    for Listener { socket, external_port } in &listeners.http {
         let port = *external_port;
         runtime.spawn(accept(core.clone(), share(socket)?, gate.clone(), move |core, stream, peer| {
             serve_http(core, stream, peer, port)
+        }));
+    }
+    for Listener { socket, external_port } in &listeners.private {
+        let port = *external_port;
+        runtime.spawn(accept(core.clone(), share(socket)?, gate.clone(), move |core, stream, peer| {
+            serve_private(core, stream, peer, port)
         }));
     }
     for Listener { socket, external_port } in &listeners.https {
@@ -187,6 +193,12 @@ impl EdgeHandle {
     /// Connections and tunnels that are open now.
     pub fn open_connections(&self) -> usize {
         self.edge.tasks.len()
+    }
+
+    /// Asks the same as [`EdgeHandle::open_connections`], for as long as the caller likes.
+    pub fn connection_count(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let tasks = self.edge.tasks.clone();
+        move || tasks.len()
     }
 
     /// Accepts nothing more, lets open requests finish, and ends when all have or `limit` is over.

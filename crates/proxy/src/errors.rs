@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
+use crate::headers::HostError;
 use crate::select::{Refusal, Unusable};
 use crate::surroundings::WakeError;
 
@@ -28,8 +29,13 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, "PU04", "no app has this host name")
     }
 
-    pub fn no_host() -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "PU04", "the request names no host")
+    pub fn bad_host(error: HostError) -> Self {
+        let text = match error {
+            HostError::Missing => "the request names no host",
+            HostError::Ambiguous => "the request names several hosts",
+            HostError::Malformed => "what the request names as its host is none",
+        };
+        Self::new(StatusCode::BAD_REQUEST, "PU04", text)
     }
 
     pub fn unsupported(text: &str) -> Self {
@@ -60,6 +66,10 @@ impl Failure {
             ),
             None => Self::new(StatusCode::SERVICE_UNAVAILABLE, "PR04", format!("no machine took the request: {why}")),
         }
+    }
+
+    pub fn body_stalled() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "PU02", "the request's body did not come in time")
     }
 
     /// The request may have reached a machine, and may not be repeated.

@@ -1,11 +1,15 @@
 //! Which headers cross the edge, and which it sets itself.
 
+mod host;
+
 use std::net::IpAddr;
 
 use atoll_model::RegionCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Scheme;
 use http::{Uri, Version};
+
+pub(crate) use host::{HostError, requested_host};
 
 const FLY_CLIENT_IP: HeaderName = HeaderName::from_static("fly-client-ip");
 const FLY_FORWARDED_PORT: HeaderName = HeaderName::from_static("fly-forwarded-port");
@@ -104,6 +108,14 @@ pub(crate) fn strip_platform(headers: &mut HeaderMap) {
     strip_internal(headers);
 }
 
+/// Whether a machine must never see a header of this name as a client sent it.
+pub(crate) fn is_kept_from_machines(name: &HeaderName) -> bool {
+    const CONNECTION_ONLY: [HeaderName; 5] =
+        [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
+    let name_text = name.as_str();
+    CONNECTION_ONLY.contains(name) || PLATFORM_ONLY.contains(&name_text) || name_text.starts_with(INTERNAL_PREFIX)
+}
+
 /// Removes what edges tell each other.
 pub(crate) fn strip_internal(headers: &mut HeaderMap) {
     let internal: Vec<HeaderName> =
@@ -180,22 +192,6 @@ pub(crate) fn absolute(uri: &Uri, headers: &HeaderMap) -> Option<Uri> {
     let host = headers.get(header::HOST)?.to_str().ok()?;
     let path = uri.path_and_query()?.clone();
     Uri::builder().scheme(Scheme::HTTP).authority(host).path_and_query(path).build().ok()
-}
-
-/// The host a request is for, without port, in lower case.
-pub(crate) fn host_of(uri: &Uri, headers: &HeaderMap) -> Option<String> {
-    let authority = match uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => headers.get(header::HOST)?.to_str().ok()?,
-    };
-    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let host = match authority.rsplit_once(':') {
-        // A bracketed IPv6 address has colons of its own.
-        Some((host, port)) if !port.contains(']') => host,
-        _ => authority,
-    };
-    let host = host.strip_suffix('.').unwrap_or(host);
-    (!host.is_empty()).then(|| host.to_ascii_lowercase())
 }
 
 #[cfg(test)]

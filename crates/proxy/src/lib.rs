@@ -17,6 +17,7 @@ pub mod counters;
 mod edge;
 mod errors;
 mod front;
+pub mod fuzz;
 mod headers;
 mod node;
 pub mod select;

@@ -2,8 +2,9 @@
 //! RPC: it sees the catalogue, the worker of its own node and the platform's identities only through
 //! these traits.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -150,6 +151,9 @@ impl AccessLog for NoAccessLog {
 /// One finished request (or upgraded connection) as the edge saw it.
 #[derive(Clone, Debug)]
 pub struct AccessEntry {
+    /// When its headers had been read.
+    pub time: SystemTime,
+    pub client: IpAddr,
     pub request_id: String,
     pub app: Option<AppName>,
     pub machine: Option<MachineId>,
@@ -158,6 +162,7 @@ pub struct AccessEntry {
     /// Region of this edge.
     pub edge: RegionCode,
     pub method: http::Method,
+    pub version: http::Version,
     pub host: String,
     /// Path without the query, which may hold secrets.
     pub path: String,
@@ -166,6 +171,8 @@ pub struct AccessEntry {
     pub error: Option<&'static str>,
     /// Attempts beyond the first.
     pub retries: u32,
+    /// How long it waited for the machine to start; `None`: the machine ran.
+    pub wake: Option<Duration>,
     /// From the request's headers to the response's.
     pub first_byte: Duration,
     /// From the request's headers to the end of the response.

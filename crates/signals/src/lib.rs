@@ -1,5 +1,9 @@
-//! How every process emits logs: one set-up, one format, to standard error. Who keeps them is not
-//! known here.
+//! How every process emits what operators look at: logs (one set-up, one format, to standard error),
+//! lines of other logs that must never hold anybody up ([`lines`]), and metrics ([`metrics`]). Who keeps
+//! them is not known here.
+
+pub mod lines;
+pub mod metrics;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;

@@ -36,7 +36,7 @@ pub use engine::Location;
 pub use error::{ErrorKind, StoreError};
 pub use page::{MAX_LIMIT, Page, PageRequest};
 pub use records::*;
-pub use store::Store;
+pub use store::{Store, Timings};
 pub use tx::{ReadTx, WriteTx};
 pub use value::UnknownWord;
 

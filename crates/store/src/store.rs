@@ -1,7 +1,11 @@
 //! Opening the records and running closures on them.
 
 use std::future::Future;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use atoll_signals::metrics::Histogram;
 
 use crate::engine::{Engine, Location, Mode};
 use crate::error::Fault;
@@ -11,6 +15,22 @@ use crate::{ReadTx, StoreError, WriteTx, migrate, retry};
 #[derive(Clone)]
 pub struct Store {
     engine: Engine,
+    timings: Arc<Timings>,
+}
+
+/// How long transactions took, with all their repeats, whether they succeeded or not.
+#[derive(Debug, Default)]
+pub struct Timings {
+    pub reads: Histogram,
+    pub writes: Histogram,
+    retries: AtomicU64,
+}
+
+impl Timings {
+    /// Transactions that ran again because another one was in the way.
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
 }
 
 /// Reading is tried again only for a lost connection, and not for long.
@@ -19,7 +39,7 @@ const READ_ATTEMPTS: u32 = 3;
 impl Store {
     /// Opens the records, makes them when there are none, and brings their schema up to date.
     pub async fn open(location: &Location) -> Result<Self, StoreError> {
-        let store = Self { engine: Engine::open(location).await? };
+        let store = Self { engine: Engine::open(location).await?, timings: Arc::default() };
         let mut attempt = 0;
         loop {
             match migrate::migrate(&store.engine).await {
@@ -43,14 +63,27 @@ impl Store {
         Fut: Future<Output = Result<T, E>>,
         E: From<StoreError>,
     {
+        let began = Instant::now();
+        let result = self.write_until_done(&work).await;
+        self.timings.writes.observe(began.elapsed());
+        result
+    }
+
+    async fn write_until_done<T, E, F, Fut>(&self, work: &F) -> Result<T, E>
+    where
+        F: Fn(WriteTx) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: From<StoreError>,
+    {
         let mut attempt = 0;
         loop {
             let last = attempt + 1 >= retry::ATTEMPTS;
-            match self.write_once(&work).await {
+            match self.write_once(work).await {
                 Outcome::Done(result) => return result,
                 Outcome::Again(error) if last => return Err(error),
                 Outcome::Again(_) => {
                     tracing::debug!(attempt, "a write met another one and runs again");
+                    self.timings.retries.fetch_add(1, Ordering::Relaxed);
                     pause(attempt).await;
                 }
             }
@@ -103,6 +136,18 @@ impl Store {
         Fut: Future<Output = Result<T, E>>,
         E: From<StoreError>,
     {
+        let began = Instant::now();
+        let result = self.read_until_done(&work).await;
+        self.timings.reads.observe(began.elapsed());
+        result
+    }
+
+    async fn read_until_done<T, E, F, Fut>(&self, work: &F) -> Result<T, E>
+    where
+        F: Fn(ReadTx) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: From<StoreError>,
+    {
         let mut attempt = 0;
         loop {
             let connection = match self.engine.begin(Mode::Read).await {
@@ -126,6 +171,11 @@ impl Store {
             pause(attempt).await;
             attempt += 1;
         }
+    }
+
+    /// How long transactions took since the records were opened.
+    pub fn timings(&self) -> &Arc<Timings> {
+        &self.timings
     }
 
     /// Whether the database answers; for health checks.

@@ -13,6 +13,7 @@ mod checks;
 mod clock;
 mod config;
 mod error;
+pub mod fuzz;
 pub mod grpc;
 mod health;
 mod launch;

@@ -87,6 +87,11 @@ impl ReplicaHandle {
         lock(&self.shared.replica).refusal_counts().clone()
     }
 
+    /// How long the hub has said nothing; from the start on where it never did.
+    pub fn hub_silence(&self) -> Duration {
+        self.now().saturating_sub(self.hub_heard_at())
+    }
+
     pub(super) fn hub_heard_at(&self) -> Duration {
         *lock(&self.shared.hub_heard_at)
     }

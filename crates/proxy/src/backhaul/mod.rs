@@ -14,3 +14,4 @@ mod wire;
 pub(crate) use peers::Peers;
 pub(crate) use probe::run as run_probes;
 pub(crate) use server::serve_peer;
+pub(crate) use wire::read_back;

@@ -162,6 +162,7 @@ fn read_answer(mut response: Response<Incoming>, upgrade: bool) -> Result<Answer
     if let Some(setback) = wire::read_setback(response.headers()) {
         return Err(setback);
     }
+    wire::read_woken(&mut response);
     if upgrade && response.status() == StatusCode::OK {
         let machine = hyper::upgrade::on(&mut response);
         let mut head = response.map(drop);

@@ -134,6 +134,7 @@ async fn forward(core: &Arc<Core>, mut request: Request<Incoming>) -> Result<Res
     }
     match serve(&exchange, protocol.is_some(), for_machine(request, protocol.as_ref())).await? {
         Answer::Response(mut response) => {
+            wire::write_woken(&mut response);
             if protocol.is_some() {
                 wire::hide_status(&mut response);
             }
@@ -145,6 +146,7 @@ async fn forward(core: &Arc<Core>, mut request: Request<Incoming>) -> Result<Res
             core.edge.tasks.spawn(async move { run_tunnel(&shutdown, websocket, client, machine, permit).await });
             let mut response = head.map(|()| ClientBody::empty());
             headers::strip_hop_by_hop(response.headers_mut());
+            wire::write_woken(&mut response);
             *response.status_mut() = StatusCode::OK;
             Ok(response)
         }

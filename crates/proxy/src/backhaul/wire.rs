@@ -8,7 +8,7 @@ use http::{Response, StatusCode};
 
 use crate::errors::Cause;
 use crate::headers::text;
-use crate::node::{Reached, Setback};
+use crate::node::{Reached, Setback, Woken};
 
 const MACHINE: HeaderName = HeaderName::from_static("atoll-machine");
 const PORT: HeaderName = HeaderName::from_static("atoll-port");
@@ -16,6 +16,7 @@ const LAST_RESORT: HeaderName = HeaderName::from_static("atoll-last-resort");
 const PATIENCE: HeaderName = HeaderName::from_static("atoll-patience-ms");
 const VERDICT: HeaderName = HeaderName::from_static("atoll-verdict");
 const STATUS: HeaderName = HeaderName::from_static("atoll-status");
+const WOKEN: HeaderName = HeaderName::from_static("atoll-woken-ms");
 
 /// Asked by probes; no machine's path, for it needs no `atoll-machine`.
 pub(super) const PING_PATH: &str = "/.atoll/ping";
@@ -78,6 +79,21 @@ pub(super) fn read_setback(headers: &HeaderMap) -> Option<Setback> {
     })
 }
 
+/// Tells the other edge that the machine had to be woken for this answer.
+pub(super) fn write_woken<B>(response: &mut Response<B>) {
+    if let Some(Woken { waited }) = response.extensions_mut().remove::<Woken>() {
+        let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        response.headers_mut().insert(WOKEN, HeaderValue::from(waited_ms));
+    }
+}
+
+pub(super) fn read_woken<B>(response: &mut Response<B>) {
+    let waited = response.headers_mut().remove(WOKEN).and_then(|value| value.to_str().ok()?.parse().ok());
+    if let Some(waited) = waited.map(Duration::from_millis) {
+        response.extensions_mut().insert(Woken { waited });
+    }
+}
+
 /// A success would open a tunnel, so the answer of a machine that did not switch protocols carries
 /// its status in a header.
 pub(super) fn hide_status<B>(response: &mut Response<B>) {
@@ -92,6 +108,23 @@ pub(super) fn unhide_status<B>(response: &mut Response<B>) {
     if let Some(status) = status {
         *response.status_mut() = status;
     }
+}
+
+/// Reads another edge's headers and panics where they do not survive being written; for fuzzing.
+pub(crate) fn read_back(headers: &HeaderMap) {
+    if let Some(address) = Address::read(headers) {
+        let mut written = HeaderMap::new();
+        address.write(&mut written);
+        assert_eq!(Address::read(&written), Some(address));
+    }
+    if let Some(setback) = read_setback(headers) {
+        assert_eq!(read_setback(write_setback(setback).headers()), Some(setback));
+    }
+    let mut response = Response::new(());
+    *response.headers_mut() = headers.clone();
+    unhide_status(&mut response);
+    read_woken(&mut response);
+    assert!(!response.headers().contains_key(STATUS) && !response.headers().contains_key(WOKEN));
 }
 
 #[cfg(test)]

@@ -4,11 +4,13 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
 
 use super::BoxError;
 
@@ -49,6 +51,10 @@ struct Tape<B> {
     attempt: u32,
     /// Bytes read from the client so far.
     passed: Arc<AtomicU64>,
+    patience: Duration,
+    /// Since the client is waited for.
+    waiting: Option<Pin<Box<Sleep>>>,
+    stalled: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +64,8 @@ enum Keeping {
     Released,
     /// Larger than allowed.
     Overflowed,
-    /// The client broke off: what was kept must never be taken for the whole.
+    /// The client broke off, or sent nothing for too long: what was kept must never be taken for the
+    /// whole.
     Broken,
 }
 
@@ -83,6 +90,22 @@ impl<B> Tape<B> {
     }
 }
 
+impl<B> Tape<B> {
+    /// Waits for the client. Once the request is answered, silence may be what both sides want.
+    fn wait(&mut self, context: &mut Context<'_>) -> PollFrame {
+        if self.keeping == Keeping::Released {
+            self.waiting = None;
+            return Poll::Pending;
+        }
+        let patience = self.patience;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(waiting.as_mut().poll(context));
+        self.stalled = true;
+        self.forget(Keeping::Broken);
+        Poll::Ready(Some(Err("the client sent nothing for too long".into())))
+    }
+}
+
 impl<B> Drop for Tape<B> {
     fn drop(&mut self) {
         self.budget.give_back(self.kept_bytes);
@@ -99,7 +122,8 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    pub fn new(source: B, limit: usize, budget: Arc<ReplayBudget>) -> Self {
+    /// `patience`: how long its next piece may take, before the request is answered.
+    pub fn new(source: B, limit: usize, budget: Arc<ReplayBudget>, patience: Duration) -> Self {
         Self {
             tape: Arc::new(Mutex::new(Tape {
                 source,
@@ -112,6 +136,9 @@ where
                 keeping: Keeping::Everything,
                 attempt: 0,
                 passed: Arc::default(),
+                patience,
+                waiting: None,
+                stalled: false,
             })),
         }
     }
@@ -144,6 +171,11 @@ where
 
     pub fn overflowed(&self) -> bool {
         lock(&self.tape).keeping == Keeping::Overflowed
+    }
+
+    /// The client sent nothing for too long.
+    pub fn stalled(&self) -> bool {
+        lock(&self.tape).stalled
     }
 
     /// Counts the bytes read from the client; goes on after this recording is gone.
@@ -198,8 +230,12 @@ where
             *reader.position = 0;
         }
         if !self.ended {
-            match Pin::new(&mut self.source).poll_frame(context) {
-                Poll::Pending => return Poll::Pending,
+            let polled = Pin::new(&mut self.source).poll_frame(context);
+            if polled.is_ready() {
+                self.waiting = None;
+            }
+            match polled {
+                Poll::Pending => return self.wait(context),
                 Poll::Ready(Some(Err(error))) => {
                     self.forget(Keeping::Broken);
                     return Poll::Ready(Some(Err(error.into())));
@@ -285,7 +321,26 @@ mod tests {
 
     fn recording(chunks: &[&'static str], limit: usize, budget: &Arc<ReplayBudget>) -> Recording<StreamBody<Frames>> {
         let frames: Vec<_> = chunks.iter().map(|chunk| Ok(Frame::data(Bytes::from_static(chunk.as_bytes())))).collect();
-        Recording::new(StreamBody::new(futures_util::stream::iter(frames)), limit, budget.clone())
+        Recording::new(StreamBody::new(futures_util::stream::iter(frames)), limit, budget.clone(), PATIENCE)
+    }
+
+    const PATIENCE: Duration = Duration::from_millis(200);
+
+    #[tokio::test]
+    async fn a_silent_client_is_given_up_only_until_the_request_is_answered() {
+        type Silence = futures_util::stream::Pending<Result<Frame<Bytes>, std::io::Error>>;
+        let silent = || {
+            let source = StreamBody::new(futures_util::stream::pending() as Silence);
+            Recording::new(source, 100, ReplayBudget::new(100), PATIENCE)
+        };
+        let unanswered = silent();
+        assert!(unanswered.play().unwrap().frame().await.unwrap().is_err());
+        assert!(unanswered.stalled() && !unanswered.is_whole());
+        let answered = silent();
+        let mut body = answered.play().unwrap();
+        answered.release();
+        assert!(tokio::time::timeout(PATIENCE * 3, body.frame()).await.is_err());
+        assert!(!answered.stalled());
     }
 
     async fn text(body: ReplayBody) -> String {
@@ -320,7 +375,7 @@ mod tests {
     async fn a_body_that_broke_off_is_never_taken_for_a_whole_one() {
         let budget = ReplayBudget::new(100);
         let frames = vec![Ok(Frame::data(Bytes::from_static(b"ab"))), Err(std::io::Error::other("gone"))];
-        let recording = Recording::new(StreamBody::new(futures_util::stream::iter(frames)), 100, budget);
+        let recording = Recording::new(StreamBody::new(futures_util::stream::iter(frames)), 100, budget, PATIENCE);
         let mut first = recording.play().unwrap();
         assert!(first.frame().await.unwrap().is_ok());
         assert!(first.frame().await.unwrap().is_err());

@@ -14,8 +14,10 @@ use tokio_rustls::LazyConfigAcceptor;
 
 use super::certificates::Certificates;
 use super::request::{Entrance, find_app, find_port, handle};
+use super::stall::Stall;
 use super::tcp;
 use crate::core::{Core, Shutdown};
+use crate::headers::HostError;
 
 const H2: &[u8] = b"h2";
 /// How every HTTP/2 connection begins; HTTP/1 has no method `PRI`.
@@ -25,6 +27,13 @@ const H2_PREFACE_START: &[u8] = b"PRI ";
 pub(crate) async fn serve_http(core: Arc<Core>, stream: TcpStream, peer: SocketAddr, external_port: u16) {
     if let Some(entrance) = entrance(&stream, peer, external_port) {
         plain_http(core, stream, entrance).await;
+    }
+}
+
+/// Serves a machine's plain HTTP connection to a private address.
+pub(crate) async fn serve_private(core: Arc<Core>, stream: TcpStream, peer: SocketAddr, external_port: u16) {
+    if let Some(entrance) = entrance(&stream, peer, external_port) {
+        plain_http(core, stream, Entrance { private: true, ..entrance }).await;
     }
 }
 
@@ -75,7 +84,7 @@ fn entrance(stream: &TcpStream, peer: SocketAddr, external_port: u16) -> Option<
     // Without a local address the peer has gone already.
     let local = stream.local_addr().ok()?;
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    Some(Entrance { peer: canonical(peer), local: canonical(local), tls: false, external_port })
+    Some(Entrance { peer: canonical(peer), local: canonical(local), tls: false, private: false, external_port })
 }
 
 async fn plain_http(core: Arc<Core>, stream: TcpStream, entrance: Entrance) {
@@ -129,13 +138,14 @@ fn raw_service(core: &Core, entrance: &Entrance, server_name: Option<&str>) -> O
     let snapshot = core.edge.surroundings.routes.snapshot();
     let host = server_name.map(str::to_ascii_lowercase);
     // An unknown name has no certificate either: the handshake says so.
-    let app = find_app(&core.edge, &snapshot, entrance, host.as_deref()).ok()?;
+    let app = find_app(&core.edge, &snapshot, entrance, host.as_deref().ok_or(HostError::Missing)).ok()?;
     let port = find_port(&snapshot, &app, entrance.external_port)?;
     (!port.has(Handler::Http)).then(|| (app, port.clone()))
 }
 
 async fn serve_h1(core: Arc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, entrance: Entrance) {
     let config = &core.edge.config;
+    let stream = Stall::new(stream, config.timeouts.client_write);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(config.timeouts.header_read)
@@ -158,11 +168,14 @@ async fn serve_h1(core: Arc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin +
 }
 
 async fn serve_h2(core: Arc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, entrance: Entrance) {
-    let limits = &core.edge.config.limits;
+    let (limits, timeouts) = (&core.edge.config.limits, &core.edge.config.timeouts);
+    let stream = Stall::new(stream, timeouts.client_write);
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(limits.h2_streams)
+        .keep_alive_interval(timeouts.client_ping)
+        .keep_alive_timeout(timeouts.client_pong)
         .serve_connection(TokioIo::new(stream), service_fn(|request| handle(core.clone(), entrance.clone(), request)));
     let mut connection = std::pin::pin!(connection);
     let Shutdown { drain, end, .. } = &core.edge.shutdown;

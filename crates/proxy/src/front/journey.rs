@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use super::search::{Destination, Errand, Found};
 use crate::body::{Recording, RequestBody};
 use crate::core::Core;
-use crate::errors::Cause;
+use crate::errors::{Cause, Failure};
 use crate::headers;
 use crate::node::{Answer, Exchange, Setback, Terms, serve};
 use crate::select::Target;
@@ -28,8 +28,11 @@ pub(super) struct Journey {
 
 impl Journey {
     pub async fn run(&self, core: &Arc<Core>) -> Found<Answer> {
-        let found = self.to.search(core, self).await;
+        let mut found = self.to.search(core, self).await;
         if let Some(body) = &self.body {
+            if found.result.is_err() && body.stalled() {
+                found.result = Err(Failure::body_stalled());
+            }
             if body.overflowed() {
                 core.edge.counters.replay_overflows.one();
             }

@@ -7,11 +7,13 @@ mod journey;
 mod proxy_protocol;
 mod request;
 mod search;
+mod stall;
 mod tcp;
 mod tunnel;
 mod websocket;
 
 pub(crate) use accept::{Gate, accept};
 pub(crate) use certificates::Certificates;
-pub(crate) use connection::{serve_http, serve_https, serve_tcp};
+pub(crate) use connection::{serve_http, serve_https, serve_private, serve_tcp};
 pub(crate) use tunnel::{copy_both_ways, run_tunnel};
+pub(crate) use websocket::Frames;

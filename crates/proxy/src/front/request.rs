@@ -1,13 +1,14 @@
 //! One HTTP request of a client: whose it is, what the machine is told, what the client is told.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use atoll_catalogue::Snapshot;
 use atoll_model::AppName;
+use atoll_model::address::{NetworkId, network_of};
 use atoll_model::row::MachineRow;
 use atoll_model::service::{Handler, HttpOptions, Port};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -23,7 +24,7 @@ use crate::body::{AtEnd, ClientBody, Recording};
 use crate::core::{Core, Edge};
 use crate::counters::TrafficClass;
 use crate::errors::Failure;
-use crate::headers::{self, Facts};
+use crate::headers::{self, Facts, HostError};
 use crate::node::Answer;
 use crate::select::{Refusal, service_on};
 use crate::steering::Steering;
@@ -35,6 +36,8 @@ pub(crate) struct Entrance {
     pub peer: SocketAddr,
     pub local: SocketAddr,
     pub tls: bool,
+    /// It came from a machine to a private address.
+    pub private: bool,
     /// The service port this listener stands for; it may listen elsewhere.
     pub external_port: u16,
 }
@@ -54,7 +57,7 @@ pub(crate) async fn handle(
     let began = Instant::now();
     let version = request.version();
     let request_id = new_request_id(&core.edge);
-    let mut record = Record::new(&core.edge, &request, &request_id, began);
+    let mut record = Record::new(&core.edge, &request, &request_id, entrance.peer.ip(), began);
     let outcome = route(&core, &entrance, request, &request_id, &mut record, began).await;
     let (mut response, options) = match outcome {
         Ok(Routed { response, options }) => (response, options),
@@ -94,9 +97,13 @@ async fn route(
     began: Instant,
 ) -> Result<Routed, Failure> {
     let edge = &core.edge;
-    let host = headers::host_of(request.uri(), request.headers());
+    let host = requested_host(&request);
+    // An address of the app's own needs no host, but nothing that could be read in two ways either.
+    if let Err(error @ (HostError::Ambiguous | HostError::Malformed)) = host {
+        return Err(Failure::bad_host(error));
+    }
     let snapshot = edge.surroundings.routes.snapshot();
-    let app = find_app(edge, &snapshot, entrance, host.as_deref())?;
+    let app = find_app(edge, &snapshot, entrance, host.as_deref().map_err(|error| *error))?;
     record.entry.app = Some(app.clone());
     let port = find_port(&snapshot, &app, entrance.external_port)
         .filter(|port| port.has(Handler::Http))
@@ -118,8 +125,10 @@ async fn route(
     headers::strip_platform(&mut parts.headers);
     let steering = Steering::take(&mut parts.headers);
     headers::add_request_facts(&mut parts.headers, parts.version, &entrance.facts(), edge.config.region, request_id);
-    let body =
-        (!body.is_end_stream()).then(|| Recording::new(body, edge.config.limits.replay_bytes, edge.replay.clone()));
+    let body = (!body.is_end_stream()).then(|| {
+        let patience = edge.config.timeouts.body_read;
+        Recording::new(body, edge.config.limits.replay_bytes, edge.replay.clone(), patience)
+    });
     if let Some(body) = &body {
         record.request_bytes = body.passed();
     }
@@ -133,11 +142,15 @@ async fn route(
     };
     let Found { result, machine, attempts } = journey.run(core).await;
     record.arrived(machine.as_deref(), attempts);
-    let response = match result? {
+    let response = match result.inspect(|answer| record.entry.wake = answer.woken())? {
         Answer::Response(response) => response,
         Answer::Tunnel(tunnel) => tunnel::begin(edge, tunnel, client_upgrade, journey.upgrade, record.take()),
     };
     Ok(Routed { response, options })
+}
+
+fn requested_host<B>(request: &Request<B>) -> Result<String, HostError> {
+    headers::requested_host(request.version() == Version::HTTP_2, request.uri(), request.headers())
 }
 
 /// The app a request is for: by the address it entered at, or by its host.
@@ -145,13 +158,28 @@ pub(super) fn find_app(
     edge: &Edge,
     snapshot: &Snapshot,
     entrance: &Entrance,
-    host: Option<&str>,
+    host: Result<&str, HostError>,
 ) -> Result<AppName, Failure> {
-    if let Some(app) = snapshot.app_by_address(entrance.local.ip()) {
+    let at_its_address = snapshot.app_by_address(entrance.local.ip());
+    if entrance.private {
+        // Whoever may not call an app learns no more than that there is nothing.
+        let reachable = at_its_address.filter(|app| is_in_network(entrance.peer.ip(), app.network));
+        return reachable.map(|app| app.name.clone()).ok_or_else(Failure::unknown_host);
+    }
+    if let Some(app) = at_its_address {
         return Ok(app.name.clone());
     }
-    let host = host.ok_or_else(Failure::no_host)?;
+    let host = host.map_err(Failure::bad_host)?;
     app_of_host(edge, snapshot, host).ok_or_else(Failure::unknown_host)
+}
+
+/// Whether a caller's address is one of the private network. That nobody takes a foreign address is seen
+/// to at the machines' own interfaces.
+fn is_in_network(caller: IpAddr, network: NetworkId) -> bool {
+    match caller {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(caller) => network_of(caller) == Some(network),
+    }
 }
 
 pub(super) fn app_of_host(edge: &Edge, snapshot: &Snapshot, host: &str) -> Option<AppName> {
@@ -252,19 +280,29 @@ pub(super) struct Record {
 }
 
 impl Record {
-    fn new(edge: &Arc<Edge>, request: &Request<Incoming>, request_id: &HeaderValue, began: Instant) -> Self {
+    fn new(
+        edge: &Arc<Edge>,
+        request: &Request<Incoming>,
+        request_id: &HeaderValue,
+        client: IpAddr,
+        began: Instant,
+    ) -> Self {
         let entry = AccessEntry {
+            time: SystemTime::now(),
+            client,
             request_id: request_id.to_str().unwrap_or_default().to_owned(),
             app: None,
             machine: None,
             region: None,
             edge: edge.config.region,
             method: request.method().clone(),
-            host: headers::host_of(request.uri(), request.headers()).unwrap_or_default(),
+            version: request.version(),
+            host: requested_host(request).unwrap_or_default(),
             path: request.uri().path().to_owned(),
             status: 0,
             error: None,
             retries: 0,
+            wake: None,
             first_byte: Default::default(),
             total: Default::default(),
             request_bytes: 0,
@@ -293,6 +331,7 @@ impl Record {
         self.entry.first_byte = self.began.elapsed();
         if self.live {
             self.edge.counters.response(status);
+            self.edge.counters.first_byte.observe(self.entry.first_byte);
         }
     }
 
@@ -335,5 +374,24 @@ impl Drop for Record {
         self.entry.request_bytes = self.request_bytes.load(Ordering::Relaxed);
         self.edge.counters.bytes(self.class).add(self.entry.request_bytes + self.entry.response_bytes);
         self.edge.surroundings.access_log.record(&self.entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_apps_are_called_from_their_own_network_alone() {
+        let network = NetworkId(0x3ec2);
+        for (caller, inside) in [
+            ("fdaa:0:3ec2:a7b:5adc:6068:5b85:2", true),
+            ("fdaa:0:3ec3:a7b:5adc:6068:5b85:2", false),
+            ("2001:db8:3ec2::2", false),
+            ("::1", false),
+            ("10.0.0.2", false),
+        ] {
+            assert_eq!(is_in_network(caller.parse().unwrap(), network), inside, "{caller}");
+        }
     }
 }

@@ -9,7 +9,7 @@ const LONGEST_HEADER: usize = 14;
 
 /// Follows the frames of one direction.
 #[derive(Default)]
-pub(super) struct Frames {
+pub(crate) struct Frames {
     header: [u8; LONGEST_HEADER],
     header_read: usize,
     /// Of the present frame's content.

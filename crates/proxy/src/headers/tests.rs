@@ -90,21 +90,3 @@ fn facts_overwrite_what_the_client_claims_except_where_documented() {
         assert_eq!(map.get_all(name).iter().collect::<Vec<_>>(), [value], "{name}");
     }
 }
-
-#[test]
-fn hosts_lose_port_case_and_final_dot() {
-    for (given, expected) in [
-        ("Web.Example.org:8080", Some("web.example.org")),
-        ("web.example.org.", Some("web.example.org")),
-        ("[::1]:80", Some("[::1]")),
-        ("[::1]", Some("[::1]")),
-        ("user@web.example.org", Some("web.example.org")),
-        (":80", None),
-        ("", None),
-    ] {
-        let map = headers(&[("host", given)]);
-        assert_eq!(host_of(&Uri::from_static("/"), &map).as_deref(), expected, "{given}");
-    }
-    let absolute = Uri::from_static("http://real.example.org/x");
-    assert_eq!(host_of(&absolute, &headers(&[("host", "other")])).as_deref(), Some("real.example.org"));
-}

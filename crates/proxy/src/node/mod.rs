@@ -12,5 +12,5 @@ pub(crate) use idle::run as run_idle;
 pub(crate) use machine::Permit;
 pub(crate) use pool::Pool;
 pub(crate) use report::run as run_reports;
-pub(crate) use serve::{Answer, Exchange, Reached, Setback, Terms, Tunnel, dial, open, serve};
+pub(crate) use serve::{Answer, Exchange, Reached, Setback, Terms, Tunnel, Woken, dial, open, serve};
 pub(crate) use table::{Machines, OwnView};

@@ -46,6 +46,17 @@ pub(crate) enum Answer {
     Tunnel(Tunnel),
 }
 
+impl Answer {
+    /// How long this request waited for the machine to start; `None`: it ran.
+    pub fn woken(&self) -> Option<Duration> {
+        let extensions = match self {
+            Self::Response(response) => response.extensions(),
+            Self::Tunnel(tunnel) => tunnel.head.extensions(),
+        };
+        extensions.get::<Woken>().map(|woken| woken.waited)
+    }
+}
+
 pub(crate) struct Tunnel {
     /// Status 101, with the machine's headers.
     pub head: Response<()>,
@@ -93,7 +104,7 @@ pub(crate) async fn serve(
     if !upgrade && speaks_h2(visit.service) {
         let stream = visit.connect().await?;
         let response = send_h2(core, stream, request).await?;
-        return Ok(answer(response, visit.permit, None));
+        return Ok(answer(response, visit.permit, visit.woken, None));
     }
     let key = PoolKey { machine: exchange.row.id, version: exchange.row.version, port: visit.service.internal_port };
     // A reused connection may be half dead without our knowing: only requests that may be repeated
@@ -109,7 +120,7 @@ pub(crate) async fn serve(
         match sender.try_send_request(request).await {
             Ok(response) => {
                 let give_back = pooled.then(|| GiveBack { pool: core.pool.clone(), key, sender });
-                return Ok(answer(response, visit.permit, give_back));
+                return Ok(answer(response, visit.permit, visit.woken, give_back));
             }
             Err(mut error) => match error.take_message() {
                 // Nothing of it was written: the connection had ended before.
@@ -134,8 +145,14 @@ struct Visit<'a> {
     service: &'a Service,
     machine: Arc<Machine>,
     permit: Permit,
-    /// The worker has seen the port accept.
-    woken: bool,
+    /// How long it took until the worker had seen the port accept; `None`: it was not asked.
+    woken: Option<Woken>,
+}
+
+/// Attached to an answer for which the machine had to be woken, however many waited for that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Woken {
+    pub waited: Duration,
 }
 
 impl<'a> Visit<'a> {
@@ -146,7 +163,7 @@ impl<'a> Visit<'a> {
         let machine = exchange.core.edge.machines.enter(row);
         let permit = enter(&machine, exchange.service, service.limits().hard, exchange.terms.deadline).await?;
         let running = machine.running(row, Instant::now()).unwrap_or(row.state == MachineState::Started);
-        let mut visit = Self { exchange, service, machine, permit, woken: false };
+        let mut visit = Self { exchange, service, machine, permit, woken: None };
         if !running {
             if !service.starts_on_request() {
                 return Err(Setback::untouched(Cause::NotRunning));
@@ -166,7 +183,7 @@ impl<'a> Visit<'a> {
             Err(error) => error,
         };
         self.machine.doubt();
-        if self.woken || !self.exchange.terms.last_resort || !self.service.starts_on_request() {
+        if self.woken.is_some() || !self.exchange.terms.last_resort || !self.service.starts_on_request() {
             return Err(Setback::untouched(Cause::of_connect(&error)));
         }
         self.wake().await?;
@@ -180,8 +197,9 @@ impl<'a> Visit<'a> {
             true => terms.deadline,
             false => terms.deadline.min(Instant::now() + patience),
         };
+        let began = Instant::now();
         wake(core, &self.machine, row, self.service.internal_port, until).await?;
-        self.woken = true;
+        self.woken = Some(Woken { waited: began.elapsed() });
         Ok(())
     }
 }
@@ -240,9 +258,15 @@ async fn lead_wake(
     let edge = &core.edge;
     let limit = edge.config.timeouts.wake;
     edge.counters.wakes.one();
+    let began = Instant::now();
     let result = edge.surroundings.worker.wake(row.id, port, limit).await;
     match &result {
-        Ok(_) => machine.believe(&row, true, Instant::now()),
+        Ok(woken) => {
+            machine.believe(&row, true, Instant::now());
+            if woken.started {
+                edge.counters.wake_time.observe(began.elapsed());
+            }
+        }
         Err(error) => {
             edge.counters.wake_failures.one();
             tracing::warn!(machine = %row.id, app = %row.app, code = Cause::from(error).code(), %error, "could not wake a machine");
@@ -299,9 +323,17 @@ pub(crate) async fn dial(address: SocketAddr, limit: Duration) -> io::Result<Tcp
     Ok(stream)
 }
 
-fn answer(mut response: Response<Incoming>, permit: Permit, give_back: Option<GiveBack>) -> Answer {
+fn answer(
+    mut response: Response<Incoming>,
+    permit: Permit,
+    woken: Option<Woken>,
+    give_back: Option<GiveBack>,
+) -> Answer {
     // A machine must not be taken for an edge.
     headers::strip_internal(response.headers_mut());
+    if let Some(woken) = woken {
+        response.extensions_mut().insert(woken);
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let machine = hyper::upgrade::on(&mut response);
         return Answer::Tunnel(Tunnel { head: response.map(drop), machine, permit: Some(permit) });

@@ -222,6 +222,12 @@ async fn ambiguous_requests_are_refused_or_made_unambiguous() {
         "GET / HTTP/1.1\r\nHost: web.localhost\r\nX: a\r\n\tfolded\r\n\r\n",
         "CONNECT web.localhost:80 HTTP/1.1\r\nHost: web.localhost\r\nConnection: close\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: web.localhost\r\nConnection: close\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: web.localhost\r\nHost: web.localhost\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: other@web.localhost\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: web.localhost/..\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost : web.localhost\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\nHost: web.localhost\r\nX: a\rb\r\n\r\n",
     ] {
         let reply = raw(&near, ambiguous).await;
         let refused =
@@ -232,6 +238,87 @@ async fn ambiguous_requests_are_refused_or_made_unambiguous() {
     let both = "POST / HTTP/1.1\r\nHost: web.localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
     let reply = raw(&near, both).await;
     assert!(reply.contains("transfer-encoding: chunked") && !reply.contains("\ncontent-length: 5"), "{reply}");
+}
+
+#[tokio::test]
+async fn every_spelling_of_a_host_is_the_same_host() {
+    let (platform, near, _far, machine) = near_and_far(App::hello()).await;
+    platform.app_with("other", |app| app.hostnames = vec!["www.example.org".into()]);
+    for host in ["Web.LocalHost", "web.localhost.", "web.localhost:80", "WEB.localhost.:8080", "web.localhost:"] {
+        let reply = raw(&near, &format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
+        assert!(reply.starts_with("HTTP/1.1 200"), "{host}: {reply}");
+    }
+    let served = machine.requests();
+    for host in ["[2001:db8::1]:80", "192.0.2.1", "localhost", "web.localhost.example"] {
+        let reply = raw(&near, &format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
+        assert!(reply.starts_with("HTTP/1.1 404"), "{host}: {reply}");
+    }
+    assert_eq!(machine.requests(), served);
+}
+
+#[tokio::test]
+async fn what_concerns_one_connection_stays_on_it() {
+    let (_platform, near, far, _machine) = near_and_far(App::mirror()).await;
+    for entry in [near.http, far.http] {
+        let request = Client::new(entry, "web.localhost")
+            .request(Method::GET, "/")
+            .header("connection", "keep-alive, x-hop")
+            .header("keep-alive", "timeout=5")
+            .header("proxy-connection", "keep-alive")
+            .header("x-hop", "1")
+            .header("te", "gzip")
+            .header("x-end", "to end")
+            .body(bytes(""))
+            .unwrap();
+        let reply = Client::new(entry, "web.localhost").fetch(request).await.unwrap();
+        for name in ["connection", "keep-alive", "proxy-connection", "x-hop", "te"] {
+            assert!(!reply.text().contains(&format!("\n{name}:")), "{name} reached the machine: {}", reply.text());
+        }
+        assert!(reply.text().contains("\nx-end: to end"), "{}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_stands_still_is_given_up() {
+    let platform = Platform::new();
+    let ams = platform.node_with("ams1", "ams", |config| config.timeouts.body_read = Duration::from_millis(200));
+    let app = platform.app("web");
+    let machine = Machine::started("m1", App::hello()).await;
+    platform.host(&ams, &app, &machine);
+    let stuck = "POST / HTTP/1.1\r\nHost: web.localhost\r\nContent-Length: 5\r\n\r\n12";
+    let reply = raw(&ams, stuck).await;
+    assert!(reply.starts_with("HTTP/1.1 408"), "{reply}");
+    let busy = || ams.worker.loads.lock().unwrap().iter().map(|load| load.loads[0]).sum::<u32>();
+    eventually("the machine is free again", async || busy() == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_given_up() {
+    let platform = Platform::new();
+    let ams = platform.node_with("ams1", "ams", |config| config.timeouts.client_write = Duration::from_millis(200));
+    let app = platform.app("web");
+    let machine = Machine::started("m1", App::echo()).await;
+    platform.host(&ams, &app, &machine);
+    // More than all buffers on the way hold, and sent without ever reading the answer.
+    let body = vec![b'x'; 64 << 20];
+    let mut stream = TcpStream::connect(ams.http).await.unwrap();
+    let head = format!("POST / HTTP/1.1\r\nHost: web.localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let sent = tokio::time::timeout(PATIENCE, stream.write_all(&body)).await.expect("the edge closes");
+    assert!(sent.is_err(), "everything was taken");
+}
+
+#[tokio::test]
+async fn the_private_side_is_closed_to_whoever_is_in_no_network() {
+    let platform = Platform::new();
+    let ams = platform.node("ams1", "ams");
+    let app = platform.app_with("web", |app| app.addresses = vec!["127.0.0.1".parse().unwrap()]);
+    let machine = Machine::started("m1", App::hello()).await;
+    platform.host(&ams, &app, &machine);
+    assert_eq!(Client::new(ams.http, "web.localhost").get("/").await.status, 200);
+    let reply = Client::new(ams.private, "web.localhost").get("/").await;
+    assert_eq!(reply.status, 404, "{}", reply.text());
+    assert_eq!(machine.requests(), 1);
 }
 
 #[tokio::test]

@@ -40,6 +40,11 @@ async fn a_machine_elsewhere_is_woken_by_its_own_node() {
     let reply = Client::new(ams.http, "web.localhost").post("/", "x").await;
     assert_eq!(reply.text(), "m1 1");
     assert_eq!((ams.worker.wakes.load(Ordering::SeqCst), nrt.worker.wakes.load(Ordering::SeqCst)), (0, 1));
+    Client::new(ams.http, "web.localhost").get("/").await;
+    eventually("both requests are in the log", async || ams.log.entries.lock().unwrap().len() == 2).await;
+    let waited: Vec<bool> = ams.log.entries.lock().unwrap().iter().map(|entry| entry.wake.is_some()).collect();
+    assert_eq!(waited, [true, false], "the log of the entering edge says which request waited");
+    assert_eq!(nrt.edge().counters().wake_time.measured().count(), 1);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use atoll_model::{AppName, MachineId};
 
 pub use own::OwnLog;
 pub use read::Follower;
+pub(crate) use read::whole_lines;
 
 /// What is wanted of the logs.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +40,7 @@ pub struct LogEntry {
 }
 
 /// A line as it is in the file.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, PartialEq)]
 pub(crate) struct Line {
     pub ts_ms: u64,
     pub stream: String,

@@ -78,8 +78,16 @@ fn open(path: &Path) -> io::Result<Option<(File, u64)>> {
     }
 }
 
+/// The whole lines of a log from `offset` on, and the offset behind them.
+pub(crate) fn whole_lines(log: &[u8], offset: u64) -> (Vec<Line>, u64) {
+    let mut lines = Vec::new();
+    // Bytes in memory are always there to be read.
+    let end = take(io::Cursor::new(log), offset, &mut lines).unwrap_or(offset);
+    (lines, end)
+}
+
 /// Takes whole lines from `offset` on; gives the offset behind the last.
-fn take(mut file: File, offset: u64, lines: &mut Vec<Line>) -> io::Result<u64> {
+fn take(mut file: impl Read + Seek, offset: u64, lines: &mut Vec<Line>) -> io::Result<u64> {
     file.seek(SeekFrom::Start(offset))?;
     let mut reader = BufReader::new(file.take(READ_MAX));
     let mut end = offset;

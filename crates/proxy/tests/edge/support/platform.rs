@@ -88,12 +88,13 @@ pub struct Node {
     pub backhaul: SocketAddr,
     /// Stands for port 5432.
     pub tcp: SocketAddr,
+    pub private: SocketAddr,
     pub worker: Arc<Worker>,
     pub edge: Option<EdgeHandle>,
     pub log: Arc<Log>,
     pub frozen: Arc<AtomicBool>,
     /// Held like a supervisor would: connections wait here while no edge runs.
-    pub sockets: [StdListener; 4],
+    pub sockets: [StdListener; 5],
 }
 
 #[derive(Default)]
@@ -168,7 +169,7 @@ impl Platform {
     /// A node with a running edge.
     pub fn node_with(&self, name: &str, region: &'static str, change: impl FnOnce(&mut EdgeConfig)) -> Node {
         let bind = || StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let sockets = [bind(), bind(), bind(), bind()];
+        let sockets = [bind(), bind(), bind(), bind(), bind()];
         let mut node = Node {
             name: name.parse().unwrap(),
             region,
@@ -176,6 +177,7 @@ impl Platform {
             https: sockets[1].local_addr().unwrap(),
             backhaul: sockets[2].local_addr().unwrap(),
             tcp: sockets[3].local_addr().unwrap(),
+            private: sockets[4].local_addr().unwrap(),
             worker: Worker::new(),
             edge: None,
             log: Arc::default(),
@@ -217,12 +219,12 @@ impl Platform {
             backhaul: Some(NodeTls::new(&self.authority, node.name.as_str())),
             access_log: node.log.clone(),
         };
-        let [http, https, backhaul, tcp] = &node.sockets;
+        let [http, https, backhaul, tcp, private] = &node.sockets;
         let listeners = Listeners {
             http: vec![Listener { socket: http.try_clone().unwrap(), external_port: 80 }],
             https: vec![Listener { socket: https.try_clone().unwrap(), external_port: 443 }],
             tcp: vec![Listener { socket: tcp.try_clone().unwrap(), external_port: 5432 }],
-            private: Vec::new(),
+            private: vec![Listener { socket: private.try_clone().unwrap(), external_port: 80 }],
             backhaul: vec![backhaul.try_clone().unwrap()],
         };
         node.edge = Some(atoll_proxy::start(config, surroundings, listeners).unwrap());

@@ -1,0 +1,185 @@
+//! Writes the binary seeds of `fuzz/corpus`, to be run after a format changed:
+//! `cargo run --profile lab -p atoll-fuzzing --example seeds`. Seeds that are text are kept by hand.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use atoll_catalogue::protocol::Positions;
+use atoll_catalogue::protocol::lease::EdgeLease;
+use atoll_catalogue::protocol::message::{Ack, Base, Event, LeaseGrant, Part, Request, Write as RowWrite};
+use atoll_guest_protocol::Versions;
+use atoll_guest_protocol::frame::{self, Channel};
+use atoll_guest_protocol::guest::{FromGuest, ToGuest};
+use atoll_guest_protocol::process::{Process, StreamControl, StreamEvent};
+use atoll_guest_protocol::shim::{Ask, FromShim, Phase, ToShim};
+use atoll_images::Digest;
+use atoll_model::row::{NodeRow, NodeState, RowVersion};
+use atoll_model::{Owner, Row};
+use bytes::Bytes;
+use serde_json::json;
+use std::time::Duration;
+
+fn main() -> std::io::Result<()> {
+    layers()?;
+    archives()?;
+    catalogue()?;
+    frames()
+}
+
+fn put(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(name), bytes)
+}
+
+fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}
+
+/// A layer with everything a layer can hold.
+fn layer() -> std::io::Result<Vec<u8>> {
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append_pax_extensions([("SCHILY.xattr.user.note", &b"kept"[..]), ("mtime", b"1700000000.5")])?;
+    let mut entry = |kind: tar::EntryType, path: &str, link: &str, content: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_size(content.len() as u64);
+        match link {
+            "" => builder.append_data(&mut header, path, content),
+            link => builder.append_link(&mut header, path, link),
+        }
+    };
+    entry(tar::EntryType::Regular, "etc/note", "", b"hello\n")?;
+    entry(tar::EntryType::Directory, "usr/", "", b"")?;
+    entry(tar::EntryType::Symlink, "bin", "usr/bin", b"")?;
+    entry(tar::EntryType::Link, "etc/again", "etc/note", b"")?;
+    entry(tar::EntryType::Regular, "usr/.wh.gone", "", b"")?;
+    entry(tar::EntryType::Regular, "var/.wh..wh..opq", "", b"")?;
+    entry(tar::EntryType::Regular, &"long/".repeat(40), "", b"x")?;
+    builder.into_inner()
+}
+
+fn layers() -> std::io::Result<()> {
+    let layer = layer()?;
+    put("image_layer", "everything.tar", &layer)?;
+    put("image_layer", "everything.tar.gz", &gzip(&layer)?)
+}
+
+fn archives() -> std::io::Result<()> {
+    let layer = layer()?;
+    let config = json!({"os": "linux", "architecture": "amd64", "config": {"Cmd": ["/run"], "Env": ["A=b"]},
+        "rootfs": {"type": "layers", "diff_ids": [Digest::of(&layer)]}});
+    let config = config.to_string().into_bytes();
+    let manifest = json!({"schemaVersion": 2,
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": Digest::of(&config), "size": config.len()},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": Digest::of(&layer), "size": layer.len()}]});
+    let manifest = manifest.to_string().into_bytes();
+    let index = json!({"schemaVersion": 2, "manifests": [{"mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": Digest::of(&manifest), "size": manifest.len(), "platform": {"os": "linux", "architecture": "amd64"}}]});
+    let index = index.to_string().into_bytes();
+    for (name, document) in [("manifest", &manifest), ("index", &index), ("config", &config)] {
+        put("image_document", name, document)?;
+    }
+    let blob = |bytes: &[u8]| Digest::of(bytes).to_string().replace(':', "/");
+    let layout = json!({"imageLayoutVersion": "1.0.0"}).to_string().into_bytes();
+    let of_blob = |bytes: &[u8]| format!("blobs/{}", blob(bytes));
+    let oci = [
+        ("oci-layout".to_owned(), layout),
+        ("index.json".to_owned(), index.clone()),
+        (of_blob(&manifest), manifest.clone()),
+        (of_blob(&config), config.clone()),
+        (of_blob(&layer), layer.clone()),
+    ];
+    put("image_archive", "oci.tar", &archive(&oci)?)?;
+    let listing = json!([{"Config": "config.json", "RepoTags": ["web:1"], "Layers": ["layer.tar"]}]);
+    let docker = [
+        ("manifest.json".to_owned(), listing.to_string().into_bytes()),
+        ("config.json".to_owned(), config),
+        ("layer.tar".to_owned(), layer),
+    ];
+    put("image_archive", "docker.tar", &archive(&docker)?)
+}
+
+fn archive(files: &[(String, Vec<u8>)]) -> std::io::Result<Vec<u8>> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, path, content.as_slice())?;
+    }
+    builder.into_inner()
+}
+
+fn node(name: &str, epoch: u64) -> Row {
+    Row::Node(NodeRow {
+        name: name.parse().expect("a name written here"),
+        region: "ams".parse().expect("a region written here"),
+        state: NodeState::Active,
+        epoch,
+        backhaul: Some(([192, 0, 2, 1], 4282).into()),
+        worker_rpc: None,
+    })
+}
+
+fn rows(base: Base, index: u32, through: Option<u64>, rows: &[(u64, Row)]) -> Bytes {
+    let write = |(sequence, row): &(u64, Row)| RowWrite {
+        key: row.key(),
+        sequence: *sequence,
+        body: Some(row.encode().into()),
+    };
+    let writes = rows.iter().map(write).collect();
+    Event::Rows(Part { owner: Owner::Control, epoch: 1, base, index, writes, through }).encode()
+}
+
+fn catalogue() -> std::io::Result<()> {
+    let owner = Owner::Control;
+    let positions = Positions::from([(owner, RowVersion { epoch: 1, sequence: 7 })]);
+    let lease = Some(EdgeLease::request(Duration::from_secs(1)));
+    let ack = Ack { positions: positions.clone(), refused: vec![node("ams1", 1).key()], lease };
+    let whole = rows(Base::Nothing, 0, Some(2), &[(1, node("ams1", 1)), (2, node("nrt1", 1))]);
+    let part_1 = rows(Base::Sequence(2), 0, None, &[(3, node("ord1", 1))]);
+    let part_2 = rows(Base::Sequence(2), 1, Some(4), &[(4, node("ams1", 2))]);
+    let messages = [
+        ("watch", Request::Watch(positions).encode()),
+        ("ack", Request::Ack(ack).encode()),
+        ("rows", whole.clone()),
+        ("heartbeat", Event::Heartbeat.encode()),
+        ("lease", Event::Lease(LeaseGrant { sent_at: Duration::ZERO, term: Duration::from_secs(6) }).encode()),
+    ];
+    for (name, message) in messages {
+        put("catalogue_message", name, &message)?;
+    }
+    let framed = |message: &Bytes| [&(message.len() as u32).to_le_bytes()[..], message].concat();
+    put("catalogue_saved", "two-nodes", &framed(&whole))?;
+    let stream = [&whole, &part_1, &whole, &part_2].map(|message| [&[1][..], &framed(message)].concat()).concat();
+    put("catalogue_stream", "whole-then-parts", &stream)
+}
+
+fn frames() -> std::io::Result<()> {
+    let main = Process { args: vec!["/run".to_owned()], ..Process::default() };
+    let mut to_guest = vec![7];
+    let encoded = |result: Result<(), _>| result.map_err(std::io::Error::other);
+    encoded(frame::encode_control(&mut to_guest, &ToGuest::Hello(Versions::OURS)))?;
+    encoded(frame::encode_control(&mut to_guest, &ToGuest::Configure { main: main.clone() }))?;
+    let start = StreamControl::Start(main);
+    encoded(frame::encode_control(&mut to_guest, &ToGuest::Stream { stream: 1, control: start }))?;
+    frame::encode_data(&mut to_guest, Channel::Stdin, 1, b"typed\n");
+    put("guest_frames", "to-guest", &to_guest)?;
+
+    let mut from_guest = vec![255];
+    encoded(frame::encode_control(&mut from_guest, &FromGuest::Hello(Versions::OURS)))?;
+    frame::encode_data(&mut from_guest, Channel::Stdout, 0, b"line\n");
+    let exit = StreamEvent::Exit { code: 1, signal: Some(9) };
+    encoded(frame::encode_control(&mut from_guest, &FromGuest::Stream { stream: 0, event: exit }))?;
+    put("guest_frames", "from-guest", &from_guest)?;
+
+    let mut shim = vec![0];
+    encoded(frame::encode_control(&mut shim, &ToShim::Request { request: 1, ask: Ask::Stats }))?;
+    encoded(frame::encode_control(&mut shim, &FromShim::Machine(Phase::Starting)))?;
+    put("guest_frames", "shim", &shim)
+}
