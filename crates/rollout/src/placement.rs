@@ -31,7 +31,7 @@ pub struct Room {
 pub enum PlacementError {
     #[error("no node is in region {region}; there are nodes in {}", list(.known))]
     UnknownRegion { region: RegionCode, known: Vec<RegionCode> },
-    #[error("no node in region {region} takes new machines: all are draining or away")]
+    #[error("no node in region {region} takes new machines: all are draining or do not answer")]
     NoActiveNode { region: RegionCode },
     #[error("no node in region {region} has {needed} {resource} free; the most is {most}")]
     NoCapacity { region: RegionCode, resource: &'static str, needed: u64, most: u64 },

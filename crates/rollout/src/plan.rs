@@ -17,6 +17,12 @@ pub type ReleaseVersion = u64;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum Effect {
+    /// Have the release's image fetched and unpacked on a node, for `machine` and others there.
+    Prepare {
+        machine: MachineId,
+        release: ReleaseVersion,
+        node: NodeName,
+    },
     /// Record, create and start a machine.
     Create {
         machine: MachineId,
@@ -51,30 +57,36 @@ pub enum Effect {
     Destroy {
         machine: MachineId,
     },
+    /// Record that a machine whose node does not answer shall go: it ends when the node is back.
+    Abandon {
+        machine: MachineId,
+    },
 }
 
 impl Effect {
     pub fn machine(&self) -> MachineId {
         match self {
-            Self::Create { machine, .. }
+            Self::Prepare { machine, .. }
+            | Self::Create { machine, .. }
             | Self::Update { machine, .. }
             | Self::Gate { machine }
             | Self::Barrier { machine }
             | Self::Cordon { machine }
             | Self::Uncordon { machine }
             | Self::Drain { machine }
-            | Self::Destroy { machine } => *machine,
+            | Self::Destroy { machine }
+            | Self::Abandon { machine } => *machine,
         }
     }
 
     /// Only waits: may be abandoned without a trace.
     pub fn is_wait(&self) -> bool {
-        matches!(self, Self::Gate { .. } | Self::Barrier { .. } | Self::Drain { .. })
+        matches!(self, Self::Prepare { .. } | Self::Gate { .. } | Self::Barrier { .. } | Self::Drain { .. })
     }
 
     /// Whether its failure fails the plan. A drain that times out and a machine out of the routing
     /// that cannot be destroyed do not: the latter is reported as left over.
-    pub fn is_essential(&self) -> bool {
+    fn is_essential(&self) -> bool {
         !matches!(self, Self::Drain { .. } | Self::Destroy { .. })
     }
 }
@@ -82,6 +94,7 @@ impl Effect {
 impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Prepare { release, node, .. } => write!(f, "have {node} fetch the image of v{release}"),
             Self::Create { machine, release, group, region, node } => {
                 write!(f, "create {machine} ({group}, v{release}) in {region} on {node}")
             }
@@ -92,6 +105,7 @@ impl fmt::Display for Effect {
             Self::Uncordon { machine } => write!(f, "uncordon {machine}"),
             Self::Drain { machine } => write!(f, "drain {machine}"),
             Self::Destroy { machine } => write!(f, "destroy {machine}"),
+            Self::Abandon { machine } => write!(f, "give up {machine}"),
         }
     }
 }
@@ -104,6 +118,30 @@ pub struct Step {
     pub effect: Effect,
     /// What takes the step back, in this order.
     pub undo: Vec<Effect>,
+}
+
+impl Step {
+    /// The step's own effect (`None`) or one of its undo.
+    pub fn effect_at(&self, undo: Option<u32>) -> Option<&Effect> {
+        match undo {
+            None => Some(&self.effect),
+            Some(position) => self.undo.get(position as usize),
+        }
+    }
+
+    /// Whether the failure of an effect fails what it is part of: the plan, or taking it back.
+    ///
+    /// A machine that the plan made is removed for good, whatever of its leave-taking fails: where its
+    /// node does not answer, nobody reaches it either. And a machine that got its former release back
+    /// belongs into the routing even if it does not work: it is the one that was there before.
+    pub fn is_essential(&self, undo: Option<u32>) -> bool {
+        let Some(effect) = self.effect_at(undo) else { return false };
+        match (&self.effect, undo, effect) {
+            (Effect::Create { .. }, Some(_), _) => false,
+            (Effect::Update { .. }, Some(_), Effect::Gate { .. }) => false,
+            _ => effect.is_essential(),
+        }
+    }
 }
 
 /// Steps from what is to what should be.

@@ -114,10 +114,8 @@ impl<'a> History<'a> {
     }
 
     fn note_failure(&mut self, action: ActionId, reason: &str) {
-        let Some(effect) = self.effect(action) else { return };
-        if !effect.is_essential() {
-            return;
-        }
+        let Some(step) = self.plan.step(action.step) else { return };
+        let Some(effect) = step.effect_at(action.undo).filter(|_| step.is_essential(action.undo)) else { return };
         let text = format!("{effect}: {reason}");
         match action.undo {
             None => {
@@ -128,11 +126,7 @@ impl<'a> History<'a> {
     }
 
     fn effect(&self, action: ActionId) -> Option<&'a Effect> {
-        let step = self.plan.step(action.step)?;
-        match action.undo {
-            None => Some(&step.effect),
-            Some(position) => step.undo.get(position as usize),
-        }
+        self.plan.step(action.step)?.effect_at(action.undo)
     }
 
     fn state(&self, step: &Step, undo: Option<u32>) -> Option<State> {
@@ -140,16 +134,16 @@ impl<'a> History<'a> {
     }
 
     /// Done, or failed without consequence.
-    fn is_over(&self, step: &Step, undo: Option<u32>, effect: &Effect) -> bool {
+    fn is_over(&self, step: &Step, undo: Option<u32>) -> bool {
         match self.state(step, undo) {
             Some(State::Done) => true,
-            Some(State::Failed) => !effect.is_essential(),
+            Some(State::Failed) => !step.is_essential(undo),
             Some(State::Started) | None => false,
         }
     }
 
     fn forward(&self) -> Vec<Action> {
-        let over = |id: &StepId| self.plan.step(*id).is_none_or(|step| self.is_over(step, None, &step.effect));
+        let over = |id: &StepId| self.plan.step(*id).is_none_or(|step| self.is_over(step, None));
         let ready = self.plan.steps.iter().filter(|step| !over(&step.id) && step.after.iter().all(over));
         ready.map(|step| Action { id: ActionId { step: step.id, undo: None }, effect: step.effect.clone() }).collect()
     }
@@ -211,7 +205,7 @@ impl<'a> History<'a> {
         };
         let mut effects = step.undo.iter().zip(0u32..);
         effects
-            .find(|(effect, position)| !is_gone(effect.machine()) && !self.is_over(step, Some(*position), effect))
+            .find(|(effect, position)| !is_gone(effect.machine()) && !self.is_over(step, Some(*position)))
             .map(|(_, position)| position)
     }
 

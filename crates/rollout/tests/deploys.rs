@@ -39,6 +39,15 @@ fn desired(counts: &[usize]) -> Desired {
 }
 
 fn planned(strategy: Strategy, existing: &[Existing], desired: &Desired) -> Result<Plan, PlanError> {
+    planned_without(strategy, existing, &[], desired)
+}
+
+fn planned_without(
+    strategy: Strategy,
+    existing: &[Existing],
+    abandoned: &[Existing],
+    desired: &Desired,
+) -> Result<Plan, PlanError> {
     let app: AppName = "harbour".parse().unwrap();
     let nodes = REGIONS.iter().map(|code| NodeRoom {
         name: format!("node-{code}").parse().unwrap(),
@@ -55,6 +64,7 @@ fn planned(strategy: Strategy, existing: &[Existing], desired: &Desired) -> Resu
         previous: (!existing.is_empty()).then_some(1),
         strategy,
         existing,
+        abandoned,
         desired,
         service_groups: &BTreeSet::from(["app".to_owned()]),
         room: &BTreeMap::new(),
@@ -90,7 +100,7 @@ impl World {
             Effect::Create { release, .. } => {
                 self.0.entry(id).or_insert(Simulated { release: *release, known_to_edges: false, cordoned: false });
             }
-            Effect::Destroy { .. } => {
+            Effect::Destroy { .. } | Effect::Abandon { .. } => {
                 self.0.remove(&id);
             }
             _ => {
@@ -159,20 +169,22 @@ fn a_rolling_plan_reads_like_its_description() {
     let plan = planned(ROLLING, &old_machines(&[1, 1]), &desired(&[1, 1])).unwrap();
     let expected = "\
 plan 4 of harbour: v1 to v2
-  0  create 00000000000065 (app, v2) in ams on node-ams
-  1  wait until 00000000000065 works  (after 0)
-  2  wait until every edge knows 00000000000065  (after 1)
-  3  cordon 00000000000001  (after 2)
-  4  wait until every edge knows 00000000000001  (after 3)
-  5  drain 00000000000001  (after 4)
-  6  destroy 00000000000001  (after 5)
-  7  create 00000000000067 (app, v2) in nrt on node-nrt  (after 6)
-  8  wait until 00000000000067 works  (after 7)
-  9  wait until every edge knows 00000000000067  (after 8)
- 10  cordon 00000000000002  (after 9)
- 11  wait until every edge knows 00000000000002  (after 10)
- 12  drain 00000000000002  (after 11)
- 13  destroy 00000000000002  (after 12)
+  0  have node-ams fetch the image of v2
+  1  have node-nrt fetch the image of v2
+  2  create 00000000000065 (app, v2) in ams on node-ams  (after 0, 1)
+  3  wait until 00000000000065 works  (after 2)
+  4  wait until every edge knows 00000000000065  (after 3)
+  5  cordon 00000000000001  (after 4)
+  6  wait until every edge knows 00000000000001  (after 5)
+  7  drain 00000000000001  (after 6)
+  8  destroy 00000000000001  (after 7)
+  9  create 00000000000066 (app, v2) in nrt on node-nrt  (after 4)
+ 10  wait until 00000000000066 works  (after 9)
+ 11  wait until every edge knows 00000000000066  (after 10)
+ 12  cordon 00000000000002  (after 11)
+ 13  wait until every edge knows 00000000000002  (after 12)
+ 14  drain 00000000000002  (after 13)
+ 15  destroy 00000000000002  (after 14)
 ";
     assert_eq!(plan.to_string(), expected);
     let json = serde_json::to_string(&plan).unwrap();
@@ -189,13 +201,71 @@ fn a_first_deploy_that_fails_leaves_no_machine() {
 }
 
 #[test]
-fn immediate_updates_in_place() {
-    let old = old_machines(&[2]);
-    let plan = planned(Strategy::Immediate, &old, &desired(&[2])).unwrap();
-    assert!(plan.steps.iter().all(|step| matches!(step.effect, Effect::Update { .. }) && step.after.is_empty()));
+fn immediate_updates_every_machine_in_place_behind_closed_doors() {
+    let old = old_machines(&[1, 1]);
+    let plan = planned(Strategy::Immediate, &old, &desired(&[1, 1])).unwrap();
+    let expected = "\
+plan 4 of harbour: v1 to v2
+  0  have node-ams fetch the image of v2
+  1  have node-nrt fetch the image of v2
+  2  cordon 00000000000001  (after 0, 1)
+  3  wait until every edge knows 00000000000001  (after 2)
+  4  drain 00000000000001  (after 3)
+  5  update 00000000000001 in place to v2  (after 4)
+  6  wait until 00000000000001 works  (after 5)
+  7  uncordon 00000000000001  (after 6)
+  8  wait until every edge knows 00000000000001  (after 7)
+  9  cordon 00000000000002  (after 0, 1)
+ 10  wait until every edge knows 00000000000002  (after 9)
+ 11  drain 00000000000002  (after 10)
+ 12  update 00000000000002 in place to v2  (after 11)
+ 13  wait until 00000000000002 works  (after 12)
+ 14  uncordon 00000000000002  (after 13)
+ 15  wait until every edge knows 00000000000002  (after 14)
+";
+    assert_eq!(plan.to_string(), expected);
     let mut world = World::of(&old);
     carry_out(&plan, &mut world, |n| n - 1, never, |_| {});
-    assert_eq!(world.releases(), [2, 2]);
+    assert_eq!((world.releases(), world.serving()), (vec![2, 2], 2));
+}
+
+/// The second machine does not work, the first had come back with the new release already.
+#[test]
+fn immediate_puts_the_release_before_back_everywhere() {
+    let old = old_machines(&[2]);
+    let plan = planned(Strategy::Immediate, &old, &desired(&[2])).unwrap();
+    let mut world = World::of(&old);
+    let fails = |effect: &Effect, is_undo: bool, _| !is_undo && *effect == Effect::Gate { machine: old[1].id };
+    let verdict = carry_out(&plan, &mut world, |n| n - 1, fails, |_| {});
+    assert!(matches!(verdict, Verdict::RolledBack { .. }), "{verdict:?}");
+    assert_eq!((world.releases(), world.serving()), (vec![1, 1], 2));
+}
+
+#[test]
+fn machines_on_silent_nodes_are_given_up_last_and_only_by_a_good_deploy() {
+    let old = old_machines(&[1, 1]);
+    let (here, lost) = old.split_at(1);
+    let plan = planned_without(ROLLING, here, lost, &desired(&[1])).unwrap();
+    let last = plan.steps.last().unwrap();
+    assert_eq!(last.effect, Effect::Abandon { machine: lost[0].id });
+    assert!(plan.steps.iter().all(|step| step.id == last.id || step.effect.machine() != lost[0].id));
+    let mut world = World::of(&old);
+    carry_out(&plan, &mut world, |n| n - 1, |effect, _, _| matches!(effect, Effect::Gate { .. }), |_| {});
+    assert_eq!(world.releases(), [1, 1]);
+    carry_out(&plan, &mut world, |n| n - 1, never, |_| {});
+    assert_eq!(world.releases(), [2]);
+}
+
+/// The node of a new machine goes away in the middle: neither its cordon nor its end can be had.
+#[test]
+fn a_new_machine_out_of_reach_does_not_hold_up_the_way_back() {
+    let old = old_machines(&[1]);
+    let plan = planned(ROLLING, &old, &desired(&[1])).unwrap();
+    let mut world = World::of(&old);
+    let fails = |effect: &Effect, is_undo: bool, _| is_undo || matches!(effect, Effect::Gate { .. });
+    let verdict = carry_out(&plan, &mut world, |n| n - 1, fails, |_| {});
+    let Verdict::RolledBack { left_over, .. } = verdict else { panic!("{verdict:?}") };
+    assert_eq!((left_over.len(), world.serving()), (1, 1));
 }
 
 #[test]
@@ -278,6 +348,27 @@ proptest! {
         // A machine may be gone although the outcome of its destruction was a failure.
         let left_over = left_over.iter().filter(|id| world.0.contains_key(id)).count();
         prop_assert_eq!(world.0.len(), old.len() + left_over, "a machine was forgotten");
+    }
+
+    /// In place, failures forward, crashes anywhere: in the end all machines have one release and serve.
+    #[test]
+    fn immediate_deploys_end_whole(
+        counts in proptest::collection::vec(0usize..4, 3),
+        failing in 0usize..4,
+        dice in any::<u64>(),
+    ) {
+        let old = old_machines(&counts);
+        prop_assume!(!old.is_empty());
+        let plan = planned(Strategy::Immediate, &old, &desired(&counts)).unwrap();
+        let mut world = World::of(&old);
+        let fails = |_: &Effect, is_undo: bool, roll| !is_undo && roll < 2 + failing / 2;
+        let expected = match carry_out(&plan, &mut world, roller(dice), fails, |_| {}) {
+            Verdict::Succeeded { .. } => 2,
+            Verdict::RolledBack { .. } => 1,
+            Verdict::Stuck { .. } => return Err(TestCaseError::fail("stuck")),
+        };
+        prop_assert_eq!(world.releases(), vec![expected; old.len()]);
+        prop_assert_eq!(world.serving(), old.len());
     }
 
     /// When taking back fails as well, what serves goes on serving.
