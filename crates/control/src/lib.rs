@@ -15,6 +15,7 @@ mod reconcile;
 mod rows;
 mod secrets;
 mod serve;
+mod workers;
 
 use std::sync::Arc;
 

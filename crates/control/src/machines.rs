@@ -196,6 +196,8 @@ impl Control {
             Some(image) => image.clone(),
             None => self.image_resolve(&update.config.image).await?,
         };
+        // While the image is fetched the machine goes on as it is; if that fails, nothing has changed.
+        self.image_prepare(&record.node, &image.digest.to_string()).await?;
         let now = self.now_ms();
         let spec = MachineSpec {
             version: MachineVersion::from_parts(now, rand::random()),
@@ -372,6 +374,12 @@ impl Control {
         }
         self.store.write(move |tx| async move { tx.machine_destroyed(id, now).await }).await?;
         Ok(())
+    }
+
+    /// Records that a machine shall end; [`crate::reconcile`] ends it when its node answers.
+    pub async fn machine_give_up(&self, id: MachineId) -> ControlResult<()> {
+        let now = self.now_ms();
+        Ok(self.store.write(move |tx| async move { tx.machine_destroy_intend(id, now).await }).await?)
     }
 
     pub async fn machine_lease(
@@ -565,6 +573,7 @@ fn copy_of(record: &MachineRecord) -> MachineView {
         updated_at_ms: record.updated_at_ms,
         config: record.spec.config.clone(),
         cordoned: record.cordoned,
+        drained: false,
         secrets_version: record.spec.secrets_version,
         events: Vec::new(),
         checks: Vec::new(),

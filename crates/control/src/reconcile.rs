@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::MachineState;
+use atoll_rpc::proto::worker as proto;
+use atoll_rpc::proto::worker::change_request::Change;
 use atoll_store::{AppStatus, MachinePhase, MachineRecord};
 
 use crate::{Control, ControlResult, Kind};
@@ -32,7 +34,8 @@ impl Control {
         let unsettled = self.store.read(|tx| async move { tx.machine_unsettled().await }).await?;
         for record in unsettled {
             let age = self.now_ms().saturating_sub(record.updated_at_ms);
-            if !at_start && age < ABANDONED_AFTER_MS {
+            // A machine that shall end waits for its node alone.
+            if !at_start && age < ABANDONED_AFTER_MS && record.phase != MachinePhase::Destroying {
                 continue;
             }
             if let Err(error) = self.settle(&record).await {
@@ -46,6 +49,27 @@ impl Control {
                 tracing::info!(app = %app.name, %error, "an app's deletion stays open");
             }
         }
+        Ok(())
+    }
+
+    /// Ends a machine without anyone noticing, a step each time it is looked at: out of the routing,
+    /// asked to stop, destroyed. A node that was away may have served with it all the while.
+    async fn see_off(&self, record: &MachineRecord) -> ControlResult<()> {
+        let seen = self.machine_seen(record).await?;
+        let (id, up) = (record.id.to_string(), seen.heard && seen.view.state == MachineState::Started);
+        let change = match seen.view.state {
+            _ if up && !seen.view.cordoned => Change::Cordon(proto::Cordon { cordoned: true }),
+            _ if up => Change::Stop(proto::Stop { signal: String::new(), timeout_ms: 0 }),
+            MachineState::Stopping if seen.heard => return Ok(()),
+            _ => return self.machine_destroy_recorded(record).await,
+        };
+        let request = proto::ChangeRequest {
+            machine: id,
+            change: Some(change),
+            lease_nonce: String::new(),
+            source: "flyd".to_owned(),
+        };
+        self.directory.worker(&record.node)?.change(request).await?;
         Ok(())
     }
 
@@ -67,7 +91,7 @@ impl Control {
                         .map_err(Into::into)
                 }
             },
-            MachinePhase::Destroying => self.machine_destroy_recorded(record).await,
+            MachinePhase::Destroying => self.see_off(record).await,
             MachinePhase::Placed if record.intended.is_some() => {
                 let skip_launch = record.state != MachineState::Started;
                 match self.machine_apply_update(record, skip_launch, "").await {

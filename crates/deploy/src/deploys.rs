@@ -5,19 +5,22 @@ use std::sync::Arc;
 use atoll_control::{Control, ControlError, ControlResult, Kind};
 use atoll_manifest::Manifest;
 use atoll_model::wire::{AppStatus, DeployAccepted, DeployRequest, ReleaseView, ScaleRequest};
-use atoll_model::{AppName, RegionCode};
+use atoll_model::{AppName, MachineId, RegionCode};
+use atoll_rollout::Effect;
+use atoll_rollout::desired::ScaleCount;
 use atoll_rollout::placement::{NodeRoom, PlacementError};
 use atoll_store::{App, AppStatus as StoredStatus, ErrorKind, NewRelease, Release, ReleaseStatus, Scale, StoreError};
 
+use crate::asked::{Asked, Homes, count_of};
 use crate::barrier::Barrier;
 use crate::engine::Engine;
 use crate::feed::EventFeed;
 use crate::narrate::Note;
-use crate::planning::{CannotPlan, Situation, active_regions, manifest_of};
+use crate::planning::{CannotLook, CannotPlan, decide, manifest_of};
 use crate::platform::Platform;
 use crate::status::{machine_summary, release_view};
 use crate::timing::Timing;
-use crate::wish::{Homes, SCALE, Wish};
+use crate::wish::{SCALE, Wish};
 use crate::world::{Setback, World};
 
 /// Releases that are listed.
@@ -31,12 +34,6 @@ pub struct Deploys {
     engine: Arc<Engine>,
 }
 
-/// What a release changes in the records besides being there.
-struct Remembered {
-    homes: Homes,
-    scales: Vec<Scale>,
-}
-
 impl From<Setback> for ControlError {
     fn from(setback: Setback) -> Self {
         let kind = if setback.is_transient { Kind::Unavailable } else { Kind::Precondition };
@@ -48,7 +45,17 @@ impl From<CannotPlan> for ControlError {
     fn from(error: CannotPlan) -> Self {
         match error {
             CannotPlan::Definition(error) => Self::internal(error),
+            away @ CannotPlan::Unreachable { .. } => Self::new(Kind::Precondition, away.to_string()),
             refused => Self::invalid(refused.to_string()),
+        }
+    }
+}
+
+impl From<CannotLook> for ControlError {
+    fn from(error: CannotLook) -> Self {
+        match error {
+            CannotLook::World(setback) => setback.into(),
+            CannotLook::Store(error) => error.into(),
         }
     }
 }
@@ -81,11 +88,8 @@ impl Deploys {
         let nodes = self.world.nodes(app).await?;
         refuse_unknown_regions(&request.regions, &nodes)?;
         let image = self.control.image_resolve(&wish.image).await?;
-        let homes = Homes::choose(&known, &wish.manifest, &request.regions, &active_regions(&nodes));
-        let mut scales = self.scales(app).await?;
-        if !request.regions.is_empty() {
-            scales.retain(|scale| homes.regions.contains(&scale.region));
-        }
+        let asked =
+            Asked { regions: request.regions.clone(), counts: None, skip_unreachable: request.skip_unreachable };
         let new = NewRelease {
             image_ref: wish.image.clone(),
             image_digest: image.digest.to_string(),
@@ -96,9 +100,16 @@ impl Deploys {
             description: String::new(),
             created_by: created_by.to_owned(),
             machine_configs: wish.configs,
+            asked: serde_json::to_value(asked).map_err(ControlError::internal)?,
         };
-        let release = self.record(app, new, Remembered { homes, scales }, nodes).await?;
-        Ok(DeployAccepted { release: release.version, warnings: wish.warnings })
+        let under_way = self.under_way(app).await?;
+        let (release, abandoned) = self.record(app, new).await?;
+        let mut warnings = wish.warnings;
+        warnings.extend(under_way.map(|version| format!("release {version} is being deployed: this one follows it")));
+        warnings.extend(abandoned.iter().map(|machine| {
+            format!("machine {machine} is left out, as its server does not answer: it goes when the server is back")
+        }));
+        Ok(DeployAccepted { release: release.version, warnings })
     }
 
     /// Changes how many machines there are; a release of its own, with the content of the last one.
@@ -112,15 +123,16 @@ impl Deploys {
         let last = self.settled(app).await?;
         let manifest = manifest_of(&last.content).map_err(ControlError::internal)?;
         let homes = Homes { primary: known.primary_region, regions: known.regions };
-        let scales = rescaled(self.scales(app).await?, request, &last, &manifest, &homes)?;
+        let counts = rescaled(self.scales(app).await?, request, &last, &manifest, &homes)?;
+        let asked = Asked { counts: Some(counts), ..Asked::default() };
         let new = NewRelease {
             strategy: SCALE.to_owned(),
             description: describe(request),
             created_by: created_by.to_owned(),
+            asked: serde_json::to_value(asked).map_err(ControlError::internal)?,
             ..last.content
         };
-        let nodes = self.world.nodes(app).await?;
-        let release = self.record(app, new, Remembered { homes, scales }, nodes).await?;
+        let (release, _) = self.record(app, new).await?;
         Ok(DeployAccepted { release: release.version, warnings: Vec::new() })
     }
 
@@ -170,66 +182,36 @@ impl Deploys {
 
     /// The release in place, when none is on its way.
     async fn settled(&self, app: &AppName) -> ControlResult<Release> {
-        let (newest, complete) = self
-            .engine
-            .store
-            .read(|tx| async move {
-                Ok::<_, StoreError>((tx.release_list(app, 1).await?, tx.release_last_complete(app).await?))
-            })
-            .await?;
-        if let Some(open) = newest.first().filter(|release| !release.status.is_final()) {
+        if let Some(version) = self.under_way(app).await? {
             return Err(ControlError::new(
                 Kind::Conflict,
-                format!("release {} of {app} is being deployed: scale when it is in place", open.version),
+                format!("release {version} of {app} is being deployed: scale when it is in place"),
             ));
         }
+        let complete = self.engine.store.read(|tx| async move { tx.release_last_complete(app).await }).await?;
         complete.ok_or_else(|| {
             ControlError::new(Kind::Precondition, format!("nothing of {app} was deployed yet: deploy it first"))
         })
     }
 
-    async fn record(
-        &self,
-        app: &AppName,
-        new: NewRelease,
-        remembered: Remembered,
-        nodes: Vec<NodeRoom>,
-    ) -> ControlResult<Release> {
-        let existing = self.world.machines(app).await?;
-        let trial = Situation {
-            app,
-            content: &new,
-            homes: &remembered.homes,
-            scales: &remembered.scales,
-            nodes,
-            existing: &existing,
-        };
-        trial.plan(0, None, 0)?;
-        let now = (self.engine.now_ms)();
-        let (new, remembered) = (&new, &remembered);
-        let release = self
-            .engine
-            .store
-            .write(|tx| async move {
-                let Homes { primary, regions } = &remembered.homes;
-                tx.app_set_regions(app, *primary, regions).await?;
-                let groups = new.machine_configs.keys().map(String::as_str);
-                let known = tx.scale_list(app).await?;
-                for group in groups.chain(known.iter().map(|scale| scale.process_group.as_str())) {
-                    let own = remembered.scales.iter().filter(|scale| scale.process_group == group);
-                    let counts: Vec<(RegionCode, u32)> = own.map(|scale| (scale.region, scale.count)).collect();
-                    tx.scale_replace(app, group, &counts).await?;
-                }
-                tx.release_create(app, new, now).await
-            })
-            .await
-            .map_err(|error| match error.kind() {
-                ErrorKind::NotFound => ControlError::not_found(format!("app {app} is gone")),
-                _ => error.into(),
-            })?;
-        self.control.app_publish(&self.control.app(app).await?);
+    /// The newest release, if it is not over.
+    async fn under_way(&self, app: &AppName) -> ControlResult<Option<u64>> {
+        let newest = self.engine.store.read(|tx| async move { tx.release_list(app, 1).await }).await?;
+        Ok(newest.first().filter(|release| !release.status.is_final()).map(|release| release.version))
+    }
+
+    /// Records a release that can be planned now; names the machines that it gives up, too.
+    async fn record(&self, app: &AppName, new: NewRelease) -> ControlResult<(Release, Vec<MachineId>)> {
+        let trial = decide(&*self.world, &self.engine.store, app, &new, 0, 0).await??;
+        let (new, now) = (&new, (self.engine.now_ms)());
+        let recorded = self.engine.store.write(|tx| async move { tx.release_create(app, new, now).await }).await;
+        let release = recorded.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => ControlError::not_found(format!("app {app} is gone")),
+            _ => error.into(),
+        })?;
         self.engine.wake();
-        Ok(release)
+        let given_up = trial.plan.steps.iter().filter(|step| matches!(step.effect, Effect::Abandon { .. }));
+        Ok((release, given_up.map(|step| step.effect.machine()).collect()))
     }
 
     async fn release_views(&self, app: &AppName, limit: u32) -> ControlResult<Vec<ReleaseView>> {
@@ -268,12 +250,13 @@ fn refuse_unknown_regions(regions: &[RegionCode], nodes: &[NodeRoom]) -> Control
 
 /// The settings after `scale count`: without a region, the same count in each of the app's.
 fn rescaled(
-    mut scales: Vec<Scale>,
+    known: Vec<Scale>,
     request: &ScaleRequest,
     release: &Release,
     manifest: &Manifest,
     homes: &Homes,
-) -> ControlResult<Vec<Scale>> {
+) -> ControlResult<Vec<ScaleCount>> {
+    let mut scales: Vec<ScaleCount> = known.iter().map(count_of).collect();
     if request.counts.is_empty() {
         return Err(ControlError::invalid("no count is given"));
     }
@@ -296,14 +279,8 @@ fn rescaled(
             (None, []) => homes.primary.into_iter().collect(),
             (None, regions) => regions.to_vec(),
         };
-        scales.retain(|scale| {
-            scale.process_group != group || request.region.is_some_and(|region| region != scale.region)
-        });
-        scales.extend(regions.into_iter().map(|region| Scale {
-            process_group: group.to_owned(),
-            region,
-            count: *count,
-        }));
+        scales.retain(|scale| scale.group != group || request.region.is_some_and(|region| region != scale.region));
+        scales.extend(regions.into_iter().map(|region| ScaleCount { group: group.to_owned(), region, count: *count }));
     }
     Ok(scales)
 }

@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use atoll_model::AppName;
-use atoll_rollout::{Plan, Record};
+use atoll_rollout::Record;
 use atoll_store::{AppStatus, Deploy, DeployLease, ErrorKind, Release, ReleaseStatus, Store, StoreError};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::asked::Remembered;
 use crate::narrate::Note;
+use crate::planning::Decision;
 
 /// A deploy that this executor holds, and how far it was when it was taken.
 pub(crate) struct Claim {
@@ -95,7 +97,7 @@ impl Journal {
     }
 
     /// Records the plan that has the generation after the present one.
-    pub async fn record_plan(&mut self, plan: &Plan) -> Result<(), JournalError> {
+    pub async fn record_plan(&mut self, plan: &Decision) -> Result<(), JournalError> {
         let value = &serde_json::to_value(plan)?;
         let (lease, replaces) = (&self.lease, self.generation);
         let recorded =
@@ -124,14 +126,23 @@ impl Journal {
         Ok(())
     }
 
-    /// Ends the release with its last event.
-    pub async fn finish(&self, app: &AppName, status: ReleaseStatus, note: &Note) -> Result<(), JournalError> {
+    /// Ends the release with its last event, and has the app remember what it brought.
+    pub async fn finish(
+        &self,
+        app: &AppName,
+        status: ReleaseStatus,
+        remembered: Option<&Remembered>,
+        note: &Note,
+    ) -> Result<(), JournalError> {
         let event = &serde_json::to_value(note)?;
         let (lease, now) = (&self.lease, (self.now_ms)());
         self.store
             .write(|tx| async move {
                 tx.deploy_event_append(lease, event, now).await?;
                 tx.release_end(&lease.release, status, now).await?;
+                if let Some(remembered) = remembered {
+                    remembered.record(&tx, app).await?;
+                }
                 if status == ReleaseStatus::Complete && tx.app_fetch(app).await?.status == AppStatus::Pending {
                     tx.app_set_status(app, AppStatus::Deployed).await?;
                 }

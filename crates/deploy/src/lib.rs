@@ -8,6 +8,7 @@
 //! The executor sees the platform through [`World`] alone. This crate knows no HTTP, and decides
 //! nothing about the order of steps, placement or health: that is `rollout`'s.
 
+mod asked;
 mod barrier;
 mod deploys;
 mod engine;

@@ -62,6 +62,7 @@ impl Narrator {
 
     pub fn begun(&self, action: &Action) -> Note {
         let text = match &action.effect {
+            Effect::Prepare { node, .. } => format!("having the image fetched on {node}"),
             Effect::Create { region, node, .. } => format!("creating in {region} on {node}"),
             Effect::Update { release, .. } => format!("updating to release {release}"),
             Effect::Gate { .. } => "waiting for it to work".to_owned(),
@@ -70,6 +71,7 @@ impl Narrator {
             Effect::Uncordon { .. } => "putting it back into the routing".to_owned(),
             Effect::Drain { .. } => "letting open requests end".to_owned(),
             Effect::Destroy { .. } => "stopping and destroying it".to_owned(),
+            Effect::Abandon { .. } => "giving it up: it goes when its server is back".to_owned(),
         };
         self.note(DeployEventKind::Progress, action.effect.machine(), undoing(action, text))
     }
@@ -104,6 +106,7 @@ fn undoing(action: &Action, text: String) -> String {
 
 fn short(effect: &Effect) -> &'static str {
     match effect {
+        Effect::Prepare { .. } => "the image cannot be fetched",
         Effect::Create { .. } => "it cannot be created",
         Effect::Update { .. } => "it cannot be updated",
         Effect::Gate { .. } => "it does not work",
@@ -112,6 +115,7 @@ fn short(effect: &Effect) -> &'static str {
         Effect::Uncordon { .. } => "it cannot be put back into the routing",
         Effect::Drain { .. } => "requests stayed open",
         Effect::Destroy { .. } => "it cannot be destroyed",
+        Effect::Abandon { .. } => "it cannot be given up",
     }
 }
 

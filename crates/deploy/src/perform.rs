@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use atoll_model::{AppName, MachineId};
+use atoll_model::{AppName, MachineId, RegionCode};
 use atoll_rollout::Effect;
 use atoll_store::{Release, Store, StoreError};
 use tokio::time::Instant;
@@ -16,6 +16,9 @@ use crate::world::{Setback, World};
 const LAST_LINES: u32 = 20;
 /// They must not hold up the way back.
 const LINES_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Environment variable of machines.
+const PRIMARY_REGION: &str = "PRIMARY_REGION";
 
 /// How an action failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,6 +36,11 @@ pub(crate) struct Scene<'a> {
     /// How long a new machine may take.
     pub gate_timeout: Duration,
     pub timing: &'a Timing,
+    /// How long attempts are repeated while a server does not answer.
+    pub patience: Duration,
+    /// The app's primary region as the release `target` wants it.
+    pub primary: Option<RegionCode>,
+    pub target: u64,
 }
 
 impl Scene<'_> {
@@ -60,7 +68,7 @@ impl Scene<'_> {
         loop {
             match self.attempt_once(effect).await {
                 Ok(()) => return Ok(()),
-                Err(error) if error.is_transient && began.elapsed() < self.timing.patience => {
+                Err(error) if error.is_transient && began.elapsed() < self.patience => {
                     says(format!("trying again: {}", error.reason));
                 }
                 Err(error) => {
@@ -77,6 +85,7 @@ impl Scene<'_> {
         match effect {
             Effect::Barrier { machine } => self.world.barrier(self.app, *machine, self.timing.barrier).await,
             Effect::Drain { machine } => self.world.drain(self.app, *machine).await,
+            Effect::Prepare { node, release, .. } => self.world.prepare(node, &self.release(*release).await?).await,
             Effect::Create { release, .. } | Effect::Update { release, .. } => {
                 let release = self.release(*release).await?;
                 self.world.apply(self.app, effect, Some(&release)).await
@@ -86,7 +95,15 @@ impl Scene<'_> {
     }
 
     async fn release(&self, version: u64) -> Result<Release, StoreError> {
-        self.store.read(|tx| async move { tx.release_fetch_version(self.app, version).await }).await
+        let mut release =
+            self.store.read(|tx| async move { tx.release_fetch_version(self.app, version).await }).await?;
+        // The records of the app name the region only when the release is in place.
+        if let Some(primary) = self.primary.filter(|_| version == self.target) {
+            for config in release.content.machine_configs.values_mut() {
+                config.env.entry(PRIMARY_REGION.to_owned()).or_insert_with(|| primary.to_string());
+            }
+        }
+        Ok(release)
     }
 
     async fn last_lines(&self, machine: MachineId) -> Vec<String> {

@@ -1,15 +1,16 @@
 //! The real [`World`]: control's machines and their workers, and the catalogue.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use atoll_control::{Control, ControlError, Kind, MachineCreate, MachineUpdate, ResolvedImage};
+use atoll_model::config::DEFAULT_STOP_TIMEOUT;
 use atoll_model::machine::ExitEvent;
 use atoll_model::row::MachineRow;
 use atoll_model::service::Protocol;
-use atoll_model::{AppName, MachineId, MachineState, RowKey};
+use atoll_model::{AppName, MachineId, MachineState, NodeName, RowKey};
 use atoll_rollout::Effect;
 use atoll_rollout::deploy::Existing;
 use atoll_rollout::gate::LastExit;
@@ -24,10 +25,8 @@ use crate::barrier::Barrier;
 use crate::wish::config_of;
 use crate::world::{Setback, Sight, World};
 
-/// How long a machine out of every edge's routing keeps running for the requests that are open on
-/// it. Nobody away from its node knows how many those are; its own edge lets them end, and after
-/// this time the stop signal asks the app to, which has its kill timeout for it.
-const DRAIN_GRACE: Duration = Duration::from_secs(1);
+/// How often a draining machine is looked at.
+const DRAIN_LOOK: Duration = Duration::from_millis(25);
 /// How often control's copy of a row is looked at, and how long it may lag behind the worker's word
 /// that a machine is healthy.
 const ROW_LOOK: Duration = Duration::from_millis(20);
@@ -87,6 +86,19 @@ impl World for Platform {
             .collect())
     }
 
+    async fn silent(&self, nodes: &BTreeSet<NodeName>) -> BTreeSet<NodeName> {
+        self.control.nodes_silent(nodes).await
+    }
+
+    async fn prepare(&self, node: &NodeName, release: &Release) -> Result<(), Setback> {
+        Ok(self.control.image_prepare(node, &release.content.image_digest).await?)
+    }
+
+    async fn announce(&self, app: &AppName) -> Result<(), Setback> {
+        self.control.app_publish(&self.control.app(app).await?);
+        Ok(())
+    }
+
     async fn apply(&self, app: &AppName, effect: &Effect, release: Option<&Release>) -> Result<(), Setback> {
         match (effect, release) {
             (Effect::Create { .. }, Some(release)) => self.create(app, effect, release).await,
@@ -94,6 +106,7 @@ impl World for Platform {
             (Effect::Cordon { machine }, _) => self.cordon(app, *machine, true).await,
             (Effect::Uncordon { machine }, _) => self.cordon(app, *machine, false).await,
             (Effect::Destroy { machine }, _) => self.destroy(app, *machine).await,
+            (Effect::Abandon { machine }, _) => Ok(self.control.machine_give_up(*machine).await?),
             _ => Err(Setback::lasting(format!("{effect} is nothing to be done at once"))),
         }
     }
@@ -125,11 +138,22 @@ impl World for Platform {
 
     async fn drain(&self, app: &AppName, machine: MachineId) -> Result<(), Setback> {
         let Some(record) = self.record(app, machine).await? else { return Ok(()) };
-        let seen = self.control.machine_seen(&record).await?;
-        if seen.view.state == MachineState::Started {
-            tokio::time::sleep(DRAIN_GRACE).await;
+        let limit = stop_timeout(&record);
+        let drained = async {
+            loop {
+                let seen = self.control.machine_seen(&record).await?;
+                // Of a server that does not answer nothing more will be known.
+                if !seen.heard || seen.view.drained || seen.view.state != MachineState::Started {
+                    return Ok::<_, ControlError>(());
+                }
+                tokio::time::sleep(DRAIN_LOOK).await;
+            }
+        };
+        match tokio::time::timeout(limit, drained).await {
+            Ok(looked) => Ok(looked?),
+            // Those who stay, such as WebSockets, have the kill timeout once more after the stop signal.
+            Err(_) => Ok(()),
         }
-        Ok(())
     }
 
     async fn last_lines(&self, app: &AppName, machine: MachineId, count: u32) -> Result<Vec<String>, Setback> {
@@ -269,9 +293,7 @@ impl Platform {
             tracing::debug!(machine = %record.id, %error, "a machine is destroyed without a stop before");
             return;
         }
-        let config = &record.spec.config;
-        let own = config.stop_config.as_ref().and_then(|stop| stop.timeout);
-        let limit = own.unwrap_or(atoll_model::config::DEFAULT_STOP_TIMEOUT).0 + STOP_SLACK;
+        let limit = stop_timeout(record) + STOP_SLACK;
         let ended = async {
             while let Ok(seen) = self.control.machine_seen(record).await {
                 if !seen.heard || seen.view.state != MachineState::Stopping {
@@ -288,6 +310,12 @@ impl Platform {
 
 fn silent(view: &MachineView) -> Setback {
     Setback::transient(format!("the machine's server {} does not answer", view.node))
+}
+
+/// A machine's kill timeout.
+fn stop_timeout(record: &MachineRecord) -> Duration {
+    let own = record.spec.config.stop_config.as_ref().and_then(|stop| stop.timeout);
+    own.filter(|timeout| !timeout.0.is_zero()).unwrap_or(DEFAULT_STOP_TIMEOUT).0
 }
 
 fn is_current(row: &MachineRow, view: &MachineView) -> bool {
@@ -312,13 +340,14 @@ fn image_of(release: &Release) -> Result<ResolvedImage, Setback> {
 
 /// What its worker and the catalogue say of a machine.
 fn sight(view: &MachineView, row: Option<&MachineRow>) -> Sight {
-    let exits: Vec<ExitEvent> = (view.events.iter())
+    // Newest first: what is behind the last update was another version's doing.
+    let own = || view.events.iter().take_while(|event| event.event_type != "update");
+    let exits: Vec<ExitEvent> = own()
         .filter(|event| event.event_type == "exit")
         .filter_map(|event| serde_json::from_value(event.request.as_ref()?.get("exit_event")?.clone()).ok())
         .filter(|exit: &ExitEvent| !exit.requested_stop)
         .collect();
-    let failed_launches =
-        view.events.iter().filter(|event| event.event_type == "launch" && event.status == "failed").count();
+    let failed_launches = own().filter(|event| event.event_type == "launch" && event.status == "failed").count();
     let row = row.filter(|row| row.version == view.version);
     let accepts = |index: usize| row.and_then(|row| row.services.get(index)).is_some_and(|service| service.healthy);
     let services = view.config.services.iter().enumerate();
@@ -326,7 +355,6 @@ fn sight(view: &MachineView, row: Option<&MachineRow>) -> Sight {
         state: view.state,
         boot_id: view.boot_id.clone(),
         exits: (exits.len() + failed_launches) as u32,
-        // Newest first.
         last_exit: exits.first().map(|exit| LastExit { code: exit.exit_code, oom_killed: exit.oom_killed }),
         ports: services
             .filter(|(_, service)| service.protocol == Protocol::Tcp)
@@ -366,5 +394,16 @@ mod tests {
         let seen = sight(&view(serde_json::json!([exit(0, true), exit(3, false), exit(4, false)])), None);
         assert_eq!((seen.exits, seen.last_exit), (2, Some(LastExit { code: 3, oom_killed: false })));
         assert_eq!(seen.ports, [(8080, false)], "without a row nothing is known to accept");
+    }
+
+    #[test]
+    fn a_new_version_does_not_answer_for_the_one_before() {
+        let update = serde_json::json!({
+            "id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "type": "update", "status": "replacing", "source": "user", "timestamp": 1,
+        });
+        let seen = sight(&view(serde_json::json!([update, exit(3, false)])), None);
+        assert_eq!((seen.exits, seen.last_exit), (0, None));
+        let seen = sight(&view(serde_json::json!([exit(4, false), update, exit(3, false)])), None);
+        assert_eq!(seen.exits, 1);
     }
 }

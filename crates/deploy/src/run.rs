@@ -3,21 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use atoll_model::MachineId;
 use atoll_model::wire::DeployEventKind;
-use atoll_model::{AppName, MachineId};
-use atoll_rollout::{Action, ActionId, Effect, Next, Plan, Record, Verdict, next_actions};
-use atoll_store::{Release, ReleaseStatus, StoreError};
+use atoll_rollout::{Action, ActionId, Next, Plan, Record, Verdict, next_actions};
+use atoll_store::{Release, ReleaseStatus};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::asked::Remembered;
 use crate::engine::Engine;
 use crate::journal::{Claim, Journal, JournalError};
 use crate::narrate::{Narrator, Note, ending};
 use crate::perform::{Failure, Scene};
-use crate::planning::{CannotPlan, Situation, gate_timeout};
-use crate::wish::Homes;
-use crate::world::Setback;
+use crate::planning::{CannotLook, CannotPlan, Decision, decide, gate_timeout};
 
 /// Texts on their way to the records; what is too much is not missed by anyone.
 const SAYINGS: usize = 64;
@@ -27,10 +26,8 @@ const SAYINGS: usize = 64;
 pub(crate) enum Interrupted {
     #[error(transparent)]
     Journal(#[from] JournalError),
-    #[error("the platform cannot be looked at")]
-    World(#[from] Setback),
-    #[error("the records cannot be read")]
-    Store(#[from] StoreError),
+    #[error(transparent)]
+    Look(#[from] CannotLook),
 }
 
 pub(crate) struct Run<'a> {
@@ -38,6 +35,8 @@ pub(crate) struct Run<'a> {
     journal: Journal,
     release: Release,
     plan: Plan,
+    /// What the app remembers when all is well.
+    remembered: Remembered,
     records: Vec<Record>,
     narrator: Narrator,
     tasks: JoinSet<Result<(), Failure>>,
@@ -51,29 +50,30 @@ impl<'a> Run<'a> {
     /// Executes a deploy to its end.
     pub async fn carry_out(engine: &'a Arc<Engine>, claim: Claim) -> Result<(), Interrupted> {
         let Claim { mut journal, release, deploy } = claim;
-        let plan = match deploy.plan {
+        let decided = match deploy.plan {
             Some(plan) => serde_json::from_value(plan).map_err(JournalError::from)?,
             None => match make_plan(engine, &release, journal.generation() + 1).await? {
-                Ok(plan) => {
-                    journal.record_plan(&plan).await?;
-                    plan
+                Ok(decision) => {
+                    journal.record_plan(&decision).await?;
+                    decision
                 }
                 Err(refusal) => {
                     let text = format!("release {} was not begun: {refusal}", release.version);
                     let note = Note::general(DeployEventKind::RolledBack, text);
-                    journal.finish(&release.app, ReleaseStatus::Failed, &note).await?;
-                    return Ok(());
+                    return Ok(journal.finish(&release.app, ReleaseStatus::Failed, None, &note).await?);
                 }
             },
         };
         let records = journal.read().await?;
         let (says, heard) = mpsc::channel(SAYINGS);
+        let Decision { plan, remembered } = decided;
         let narrator = Narrator::new(&plan);
         let run = Self {
             engine,
             journal,
             release,
             plan,
+            remembered,
             records,
             narrator,
             tasks: JoinSet::new(),
@@ -120,21 +120,25 @@ impl<'a> Run<'a> {
         let notes: Vec<Note> = first.iter().map(|action| self.narrator.begun(action)).collect();
         self.write(started, &notes).await?;
         for action in new {
-            let handle = self.spawn(&action.effect);
+            let handle = self.spawn(&action);
             self.in_flight.insert(action.id, (action, handle));
         }
         Ok(())
     }
 
-    fn spawn(&mut self, effect: &Effect) -> AbortHandle {
-        let (engine, app, effect) = (self.engine.clone(), self.release.app.clone(), effect.clone());
+    fn spawn(&mut self, action: &Action) -> AbortHandle {
+        let (engine, app, effect) = (self.engine.clone(), self.release.app.clone(), action.effect.clone());
         let (says, gate_timeout) = (self.says.clone(), gate_timeout(&self.release.content));
+        let (primary, target) = (self.remembered.homes.primary, self.plan.release);
+        let is_essential = self.plan.step(action.id.step).is_none_or(|step| step.is_essential(action.id.undo));
         self.tasks.spawn(async move {
             let machine = effect.machine();
             // When the records are slower than the news, the next look says it again.
             let say = move |text: String| drop(says.try_send((machine, text)));
-            let scene =
-                Scene { world: &*engine.world, store: &engine.store, app: &app, gate_timeout, timing: &engine.timing };
+            let timing = &engine.timing;
+            let patience = if is_essential { timing.patience } else { timing.short_patience };
+            let (world, store) = (&*engine.world, &engine.store);
+            let scene = Scene { world, store, app: &app, gate_timeout, timing, patience, primary, target };
             scene.perform(&effect, &say).await
         })
     }
@@ -195,7 +199,16 @@ impl<'a> Run<'a> {
         };
         let note = ending(self.release.version, verdict);
         tracing::info!(app = %self.release.app, release = self.release.version, text = note.text, "a deploy ended");
-        Ok(self.journal.finish(&self.release.app, status, &note).await?)
+        let remembered = Some(&self.remembered).filter(|_| status == ReleaseStatus::Complete);
+        let app = &self.release.app;
+        self.journal.finish(app, status, remembered, &note).await?;
+        if remembered.is_some() {
+            // A restart of control tells them too.
+            if let Err(error) = self.engine.world.announce(app).await {
+                tracing::warn!(%app, %error, "the edges were not told what the app remembers now");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -203,23 +216,7 @@ async fn make_plan(
     engine: &Engine,
     release: &Release,
     generation: u64,
-) -> Result<Result<Plan, CannotPlan>, Interrupted> {
-    let app: &AppName = &release.app;
-    let (known, scales, previous) = engine
-        .store
-        .read(|tx| async move {
-            let known = tx.app_fetch(app).await?;
-            Ok::<_, StoreError>((known, tx.scale_list(app).await?, tx.release_last_complete(app).await?))
-        })
-        .await?;
-    let existing = engine.world.machines(app).await?;
-    let situation = Situation {
-        app,
-        content: &release.content,
-        homes: &Homes { primary: known.primary_region, regions: known.regions },
-        scales: &scales,
-        nodes: engine.world.nodes(app).await?,
-        existing: &existing,
-    };
-    Ok(situation.plan(release.version, previous.map(|release| release.version), generation))
+) -> Result<Result<Decision, CannotPlan>, CannotLook> {
+    let Release { app, content, version, .. } = release;
+    decide(&*engine.world, &engine.store, app, content, *version, generation).await
 }

@@ -17,8 +17,11 @@ pub struct Timing {
     /// First and longest pause between attempts at an effect whose server does not answer.
     pub first_pause: Duration,
     pub longest_pause: Duration,
-    /// How long such attempts go on.
+    /// How long such attempts go on: a server that is being started again answers within this time, of
+    /// one that does not the deploy must not hang.
     pub patience: Duration,
+    /// The same for effects whose failure does not fail the deploy.
+    pub short_patience: Duration,
     /// How long edges may take to acknowledge a row.
     pub barrier: Duration,
 }
@@ -33,7 +36,8 @@ impl Default for Timing {
             look: Duration::from_millis(100),
             first_pause: Duration::from_millis(100),
             longest_pause: Duration::from_secs(2),
-            patience: Duration::from_secs(60),
+            patience: Duration::from_secs(20),
+            short_patience: Duration::from_secs(5),
             barrier: Duration::from_secs(30),
         }
     }

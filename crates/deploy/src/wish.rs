@@ -7,8 +7,10 @@ use atoll_control::{ControlError, ControlResult};
 use atoll_manifest::manifest::Strategy;
 use atoll_manifest::{Manifest, Options, Release as ReleaseFacts};
 use atoll_model::wire::DeployRequest;
-use atoll_model::{AppName, MachineConfig, RegionCode};
-use atoll_store::{App, Release};
+use atoll_model::{AppName, MachineConfig};
+use atoll_store::Release;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 
 /// Metadata of machines that names their release; added when a machine is made, as a release is
 /// numbered only when it is recorded.
@@ -52,7 +54,7 @@ impl Wish {
                 return Err(ControlError::invalid(format!("strategy {other:?} is none of rolling, immediate")));
             }
         };
-        let configs = machine_configs(&manifest, &image)?;
+        let configs = machine_configs(&manifest, &image, local_files(&request.local_files)?)?;
         let warnings = parsed.warnings.iter().map(ToString::to_string).collect();
         Ok(Self { manifest, warnings, image, strategy, configs })
     }
@@ -65,8 +67,24 @@ impl Wish {
     }
 }
 
-fn machine_configs(manifest: &Manifest, image: &str) -> ControlResult<BTreeMap<String, MachineConfig>> {
-    let facts = ReleaseFacts { image, ..ReleaseFacts::default() };
+/// The contents of local files, as they were sent.
+fn local_files(sent: &BTreeMap<String, String>) -> ControlResult<BTreeMap<String, Vec<u8>>> {
+    let decoded = sent.iter().map(|(path, text)| match BASE64_STANDARD.decode(text) {
+        Ok(content) => Ok((path.clone(), content)),
+        Err(error) => Err(ControlError::invalid(format!("the content of {path:?} is not base64: {error}"))),
+    });
+    let files = decoded.collect::<ControlResult<BTreeMap<_, _>>>()?;
+    atoll_manifest::files::check_sizes(files.iter().map(|(path, content)| (path.as_str(), content.len() as u64)))
+        .map_err(|error| ControlError::invalid(error.to_string()))?;
+    Ok(files)
+}
+
+fn machine_configs(
+    manifest: &Manifest,
+    image: &str,
+    local_files: BTreeMap<String, Vec<u8>>,
+) -> ControlResult<BTreeMap<String, MachineConfig>> {
+    let facts = ReleaseFacts { image, local_files, ..ReleaseFacts::default() };
     let mut configs = BTreeMap::new();
     for group in manifest.groups() {
         let mut config = manifest.machine_config(group, &facts).map_err(|error| {
@@ -87,32 +105,6 @@ pub(crate) fn config_of(release: &Release, group: &str) -> Option<MachineConfig>
     config.metadata.insert(RELEASE_ID.to_owned(), release.id.clone());
     config.metadata.insert(RELEASE_VERSION.to_owned(), release.version.to_string());
     Some(config)
-}
-
-/// Where an app's machines belong.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Homes {
-    pub primary: Option<RegionCode>,
-    pub regions: Vec<RegionCode>,
-}
-
-impl Homes {
-    /// `given` replaces what is remembered; `active` are the regions that have an active node.
-    pub fn choose(app: &App, manifest: &Manifest, given: &[RegionCode], active: &[RegionCode]) -> Self {
-        let mut regions: Vec<RegionCode> = Vec::new();
-        for region in if given.is_empty() { &app.regions } else { given } {
-            if !regions.contains(region) {
-                regions.push(*region);
-            }
-        }
-        let fits = |region: &RegionCode| regions.is_empty() || regions.contains(region);
-        let primary = manifest
-            .primary_region
-            .or(app.primary_region.filter(fits))
-            .or_else(|| regions.first().copied())
-            .or_else(|| active.first().copied());
-        Self { primary, regions }
-    }
 }
 
 #[cfg(test)]
@@ -153,49 +145,26 @@ mod tests {
     }
 
     #[test]
+    fn local_files_arrive_in_the_machines() {
+        let text = "[build]\nimage = 'hello'\n[[files]]\nguest_path = '/etc/motd'\nlocal_path = 'motd'\n";
+        let sent = |content: &str| DeployRequest {
+            local_files: [("motd".to_owned(), content.to_owned())].into(),
+            ..request(text)
+        };
+        let wish = Wish::read(&app(), &sent("aGVsbG8=")).unwrap();
+        assert_eq!(wish.configs["app"].files[0].raw_value.as_deref(), Some("aGVsbG8="));
+        assert!(refusal(&sent("!")).contains("\"motd\" is not base64"));
+        assert!(refusal(&request(text)).contains("\"motd\" was not sent"));
+        let large = BASE64_STANDARD.encode(vec![0; 2 << 20]);
+        assert!(refusal(&sent(&large)).contains("more than"), "{}", refusal(&sent(&large)));
+    }
+
+    #[test]
     fn what_cannot_be_deployed_is_refused_with_its_place() {
         assert!(refusal(&request("app = 'pier'\n[build]\nimage='a'\n")).contains("pier"));
         assert!(refusal(&request("")).contains("--image"));
         assert!(refusal(&request("app = 3\n")).starts_with("fly.toml:1:"));
         let unknown = DeployRequest { strategy: Some("bluegrass".into()), ..request("[build]\nimage='a'\n") };
         assert!(refusal(&unknown).contains("bluegrass"));
-    }
-
-    fn stored(primary: Option<&str>, regions: &[&str]) -> App {
-        App {
-            id: "a".into(),
-            numeric_id: 1,
-            name: app(),
-            org: atoll_store::DEFAULT_ORGANIZATION.parse().unwrap(),
-            network: atoll_model::address::NetworkId(1),
-            network_name: "default".into(),
-            status: atoll_store::AppStatus::Deployed,
-            primary_region: primary.map(|code| code.parse().unwrap()),
-            regions: codes(regions),
-            secrets_version: 0,
-            created_at_ms: 0,
-        }
-    }
-
-    fn codes(regions: &[&str]) -> Vec<RegionCode> {
-        regions.iter().map(|code| code.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn regions_are_remembered_until_others_are_given() {
-        let manifest = Manifest::default();
-        let remembered = stored(Some("ams"), &["ams", "nrt"]);
-        let choose = |given: &[&str]| Homes::choose(&remembered, &manifest, &codes(given), &codes(&["ord"]));
-        assert_eq!(choose(&[]), Homes { primary: codes(&["ams"]).pop(), regions: codes(&["ams", "nrt"]) });
-        assert_eq!(choose(&["nrt", "nrt"]), Homes { primary: codes(&["nrt"]).pop(), regions: codes(&["nrt"]) });
-    }
-
-    #[test]
-    fn an_app_without_a_home_gets_the_first_that_is_there() {
-        let here = codes(&["nrt", "ord"]);
-        let homes = Homes::choose(&stored(None, &[]), &Manifest::default(), &[], &here);
-        assert_eq!(homes, Homes { primary: Some(here[0]), regions: vec![] });
-        let named = Manifest { primary_region: Some(here[1]), ..Manifest::default() };
-        assert_eq!(Homes::choose(&stored(None, &[]), &named, &[], &here).primary, Some(here[1]));
     }
 }

@@ -1,11 +1,12 @@
 //! The seam between the executor and the platform: what can be done and seen, without when and why.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use atoll_control::{ControlError, Kind};
 use atoll_model::machine::CheckResult;
-use atoll_model::{AppName, MachineId, MachineState};
+use atoll_model::{AppName, MachineId, MachineState, NodeName};
 use atoll_rollout::Effect;
 use atoll_rollout::deploy::Existing;
 use atoll_rollout::gate::LastExit;
@@ -54,7 +55,7 @@ pub struct Sight {
     pub state: MachineState,
     /// Tells one run of the machine from the next.
     pub boot_id: Option<String>,
-    /// Ends of its process that nobody asked for, since it was made.
+    /// Ends of its process that nobody asked for, since it got its present version.
     pub exits: u32,
     pub last_exit: Option<LastExit>,
     /// Internal ports of services, each with whether it accepts.
@@ -71,6 +72,15 @@ pub trait World: Send + Sync {
     /// The app's machines that deploys made.
     async fn machines(&self, app: &AppName) -> Result<Vec<Existing>, Setback>;
 
+    /// Those of the nodes that do not answer now.
+    async fn silent(&self, nodes: &BTreeSet<NodeName>) -> BTreeSet<NodeName>;
+
+    /// Returns when a node has the image of a release.
+    async fn prepare(&self, node: &NodeName, release: &Release) -> Result<(), Setback>;
+
+    /// The app's record has changed: whoever routes by it is told.
+    async fn announce(&self, app: &AppName) -> Result<(), Setback>;
+
     /// Performs an effect that is no wait. `release`: the one that the effect names, if it names one.
     async fn apply(&self, app: &AppName, effect: &Effect, release: Option<&Release>) -> Result<(), Setback>;
 
@@ -82,7 +92,8 @@ pub trait World: Send + Sync {
     /// Returns when every edge routes by the machine's present row.
     async fn barrier(&self, app: &AppName, machine: MachineId, limit: Duration) -> Result<(), Setback>;
 
-    /// Returns when a machine that gets no new requests has had its time for the open ones.
+    /// Returns when nothing is open any more on a machine that gets no new requests, or when those who
+    /// are still there had their time: the machine's kill timeout.
     async fn drain(&self, app: &AppName, machine: MachineId) -> Result<(), Setback>;
 
     /// The end of a machine's log.

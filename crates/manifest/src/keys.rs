@@ -105,9 +105,13 @@ const BUILD: &[Key] = &[
 ];
 
 const DEPLOY: &[Key] = &[
-    key("strategy", Shape::Strategy, "`rolling` (default) or `immediate`"),
+    key(
+        "strategy",
+        Shape::Strategy,
+        "`rolling` (default): new machines replace old ones; `immediate`: all at once, in place",
+    ),
     key("max_unavailable", Shape::Number, "from 1 a count, below a fraction (rounded up); 0.33 when absent"),
-    key("wait_timeout", IN_NS, "how long a new machine may take to pass its gate, 5m when absent"),
+    key("wait_timeout", IN_NS, "how long a new or changed machine may take to pass its gate, 5m when absent"),
     later("release_command", NO_RELEASE_COMMAND),
     later("release_command_timeout", NO_RELEASE_COMMAND),
     later("release_command_vm", NO_RELEASE_COMMAND),
@@ -246,7 +250,7 @@ const RESTART: &[Key] = &[
 
 const FILE: &[Key] = &[
     key("guest_path", Shape::Checked(checks::guest_path), "absolute path in the machine"),
-    key("local_path", Shape::Text, "file read by the command line"),
+    key("local_path", Shape::Text, "file read by the command line, relative to the folder of fly.toml; 1 MiB at most"),
     key("secret_name", Shape::Text, "secret that holds base64 of the content"),
     key("raw_value", Shape::Text, "the content itself"),
     key("processes", Shape::Texts, "groups that get the file; all when absent"),

@@ -6,6 +6,7 @@
 //! This crate reads no files and knows nothing of servers.
 
 mod document;
+pub mod files;
 pub mod keys;
 pub mod machine;
 pub mod manifest;

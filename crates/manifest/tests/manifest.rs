@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use atoll_manifest::keys::{Key, ROOT, Status};
+use atoll_manifest::shape::Shape;
 use atoll_manifest::{Manifest, ManifestErrors, Options, Release};
 use proptest::prelude::*;
 
@@ -142,53 +144,157 @@ fn local_files_arrive_with_the_release() {
     assert_eq!(config.files[0].raw_value.as_deref(), Some("/wA="));
 }
 
-/// The table of keys and the structs are two places; this is what keeps them one.
-#[test]
-fn every_honoured_key_of_the_table_is_read() {
-    use atoll_manifest::keys::{Key, ROOT, Status};
-    use atoll_manifest::shape::Shape;
-
-    fn example(key: &Key) -> serde_json::Value {
-        let text = match (key.name, &key.shape) {
-            ("app", _) => "a",
-            ("primary_region", _) => "ams",
-            ("kill_signal", _) => "SIGINT",
-            ("size", _) => "shared-cpu-1x",
-            _ => "/a",
-        };
-        match &key.shape {
-            Shape::Text | Shape::Checked(_) => text.into(),
-            Shape::OneOf(allowed) => allowed[0].into(),
-            Shape::Bool => true.into(),
-            Shape::Whole { .. } => if key.name == "memory_mb" { 256 } else { 1 }.into(),
-            Shape::Number => 0.5.into(),
-            Shape::Duration(_) => "5s".into(),
-            Shape::Memory => 256.into(),
-            Shape::Texts | Shape::TextOrTexts => serde_json::json!(["app"]),
-            Shape::TextsOf(allowed) => serde_json::json!([allowed[0]]),
-            Shape::Autostop => "stop".into(),
-            Shape::Strategy => "immediate".into(),
-            Shape::PersistRootfs | Shape::Any => serde_json::Value::Null,
-            Shape::Env | Shape::Processes | Shape::Headers | Shape::AnyTable => serde_json::json!({ "app": "x" }),
-            Shape::AnyList => serde_json::json!([{ "x": 1 }]),
-            Shape::Table(keys) | Shape::Concurrency(keys) => table(keys),
-            Shape::Tables(keys) | Shape::FilledTables(keys) => serde_json::json!([table(keys)]),
-            Shape::Named(keys) => serde_json::json!({ "one": table(keys) }),
-        }
+/// A value for a key that is not what holds without it, where that is possible.
+fn example(key: &Key) -> serde_json::Value {
+    let text = match (key.name, &key.shape) {
+        ("app", _) => "a",
+        ("primary_region", _) => "ams",
+        ("kill_signal", _) => "SIGINT",
+        ("size", _) => "shared-cpu-1x",
+        _ => "/a",
+    };
+    match &key.shape {
+        Shape::Text | Shape::Checked(_) => text.into(),
+        Shape::OneOf(allowed) => allowed[0].into(),
+        Shape::Bool => true.into(),
+        Shape::Whole { .. } => if key.name == "memory_mb" { 256 } else { 1 }.into(),
+        Shape::Number => 0.5.into(),
+        Shape::Duration(_) => "5s".into(),
+        Shape::Memory => 256.into(),
+        // Of two groups the one that is not the default, so that naming it tells.
+        Shape::Texts if key.name == "processes" => serde_json::json!(["jobs"]),
+        Shape::Texts | Shape::TextOrTexts => serde_json::json!(["app"]),
+        Shape::TextsOf(allowed) => serde_json::json!([allowed[0]]),
+        Shape::Autostop => "stop".into(),
+        Shape::Strategy => "immediate".into(),
+        Shape::PersistRootfs | Shape::Any => serde_json::Value::Null,
+        Shape::Processes => serde_json::json!({ "app": "x", "jobs": "y" }),
+        Shape::Env | Shape::Headers | Shape::AnyTable => serde_json::json!({ "app": "x" }),
+        Shape::AnyList => serde_json::json!([{ "x": 1 }]),
+        Shape::Table(keys) | Shape::Concurrency(keys) => table(keys),
+        Shape::Tables(keys) | Shape::FilledTables(keys) => serde_json::json!([table(keys)]),
+        Shape::Named(keys) => serde_json::json!({ "one": table(keys) }),
     }
+}
 
-    fn table(keys: &[Key]) -> serde_json::Value {
-        let honoured = keys.iter().filter(|key| key.status == Status::Honoured);
-        honoured.map(|key| (key.name.to_owned(), example(key))).filter(|(_, value)| !value.is_null()).collect()
-    }
+fn table(keys: &[Key]) -> serde_json::Value {
+    let honoured = keys.iter().filter(|key| key.status == Status::Honoured);
+    honoured.map(|key| (key.name.to_owned(), example(key))).filter(|(_, value)| !value.is_null()).collect()
+}
 
+/// Every honoured key with a value, as one document that is accepted.
+fn every_key() -> serde_json::Value {
     let mut document = table(ROOT);
     // The one exclusive choice: a port, or a range.
     for key in ["start_port", "end_port"] {
         document["services"][0]["ports"][0].as_object_mut().unwrap().remove(key);
     }
+    document
+}
+
+/// The table of keys and the structs are two places; this is what keeps them one.
+#[test]
+fn every_honoured_key_of_the_table_is_read() {
+    let document = every_key();
     let parsed = Manifest::parse(&document.to_string(), "fly.json").unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(parsed.manifest.definition(), document);
+}
+
+/// What a file makes of its machines, by group; `None`: it is refused.
+fn machines(document: &serde_json::Value) -> Option<Vec<serde_json::Value>> {
+    let manifest = Manifest::parse(&document.to_string(), "fly.json").ok()?.manifest;
+    let mut release = Release { image: "i", ..Release::default() };
+    release.local_files.extend(manifest.local_paths().map(|path| (path.to_owned(), b"content".to_vec())));
+    let config = |group| serde_json::to_value(manifest.machine_config(group, &release).unwrap()).unwrap();
+    Some(manifest.groups().into_iter().map(config).collect())
+}
+
+/// A key that is honoured changes a machine, or is needed; these act elsewhere or are the default here.
+#[test]
+fn every_honoured_key_has_an_effect_on_machines() {
+    /// Read by the command line or by the executor of deploys.
+    const ELSEWHERE: &[&str] = &[
+        "app",
+        "console_command",
+        "build",
+        "build.image",
+        "deploy",
+        "deploy.strategy",
+        "deploy.max_unavailable",
+        "deploy.wait_timeout",
+    ];
+    /// Their example is what holds without them, or another key of the example wins: each has a pair of
+    /// its own below.
+    const IN_PAIRS: &[(&str, &str, &str)] = &[
+        ("services[].protocol", "[[services]]\ninternal_port = 1", "protocol = 'udp'"),
+        ("services[].concurrency.type", "[[services]]\ninternal_port = 1\n[services.concurrency]", "type = 'requests'"),
+        ("http_service.concurrency.type", "[http_service.concurrency]", "type = 'requests'"),
+        (
+            "services[].ports[].start_port",
+            "[[services]]\ninternal_port = 1\n[[services.ports]]",
+            "start_port = 1\nend_port = 2",
+        ),
+        (
+            "services[].ports[].end_port",
+            "[[services]]\ninternal_port = 1\n[[services.ports]]\nstart_port = 1",
+            "end_port = 2",
+        ),
+        ("checks.NAME.type", "[checks.a]\nport = 1", "type = 'tcp'"),
+        ("vm[].size", "[[vm]]", "size = 'shared-cpu-2x'"),
+        ("vm[].memory", "[[vm]]", "memory = '1gb'"),
+        ("vm[].cpu_kind", "[[vm]]", "cpu_kind = 'performance'"),
+        ("vm[].cpus", "[[vm]]", "cpus = 2"),
+        ("vm[].memory_mb", "[[vm]]", "memory_mb = 512"),
+        ("vm[].persist_rootfs", "[[vm]]", "persist_rootfs = 'always'"),
+        ("restart[].policy", "[[restart]]", "policy = 'always'"),
+        ("files[].secret_name", "[[files]]\nguest_path = '/a'", "secret_name = 'A'"),
+        ("files[].raw_value", "[[files]]\nguest_path = '/a'", "raw_value = 'A'"),
+        ("experimental.cmd", "[experimental]", "cmd = 'x'"),
+        ("experimental.kill_timeout", "[experimental]", "kill_timeout = 7"),
+    ];
+    let of_toml = |text: &str| machines(&text.parse::<toml::Table>().map(|table| serde_json::json!(table)).unwrap());
+    for (key, without, with) in IN_PAIRS {
+        let (without, with) = (of_toml(without), of_toml(&format!("{without}\n{with}")));
+        assert_ne!(without, with, "{key} changes nothing");
+    }
+    let whole = every_key();
+    let before = machines(&whole);
+    assert!(before.is_some());
+    let mut untested = Vec::new();
+    for_each_key(ROOT, &mut vec![], &mut |path: &[&str]| {
+        let name = path.join(".").replace(".[]", "[]");
+        if ELSEWHERE.contains(&name.as_str()) || IN_PAIRS.iter().any(|(key, ..)| *key == name) {
+            return;
+        }
+        let mut document = whole.clone();
+        let Some((last, parents)) = path.split_last() else { return };
+        let place = parents.iter().fold(&mut document, |place, part| match *part {
+            "[]" => &mut place[0],
+            "NAME" => &mut place["one"],
+            name => &mut place[name],
+        });
+        place.as_object_mut().unwrap().remove(*last);
+        if machines(&document) == before {
+            untested.push(name);
+        }
+    });
+    assert!(untested.is_empty(), "these keys are called honoured and change nothing: {untested:?}");
+}
+
+fn for_each_key<'a>(keys: &'a [Key], path: &mut Vec<&'a str>, see: &mut dyn FnMut(&[&str])) {
+    for key in keys.iter().filter(|key| key.status == Status::Honoured) {
+        path.push(key.name);
+        see(path);
+        let (inner, part): (&[Key], &[&str]) = match &key.shape {
+            Shape::Table(inner) | Shape::Concurrency(inner) => (inner, &[]),
+            Shape::Tables(inner) | Shape::FilledTables(inner) => (inner, &["[]"]),
+            Shape::Named(inner) => (inner, &["NAME"]),
+            _ => (&[], &[]),
+        };
+        path.extend(part);
+        for_each_key(inner, path, see);
+        path.truncate(path.len() - part.len() - 1);
+    }
 }
 
 proptest! {

@@ -39,6 +39,12 @@ pub struct DeployRequest {
     /// Go on although documented keys are not honoured.
     #[serde(default)]
     pub allow_unsupported: bool,
+    /// Go on without servers that do not answer; the app's machines there go when they are back.
+    #[serde(default)]
+    pub skip_unreachable: bool,
+    /// Contents of the files that `[[files]] local_path` names, in base64, by that path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub local_files: BTreeMap<String, String>,
 }
 
 /// Answer to a deploy that was accepted.

@@ -119,6 +119,8 @@ pub struct IdleError {
 pub struct MachineLoad {
     pub machine: MachineId,
     pub loads: Vec<u32>,
+    /// It is cordoned as far as this edge knows: nobody enters any more.
+    pub closed: bool,
 }
 
 /// TLS between edges, both sides known by the platform's node identities.

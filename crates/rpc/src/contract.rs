@@ -78,6 +78,9 @@ pub struct MachineView {
     pub updated_at_ms: u64,
     pub config: MachineConfig,
     pub cordoned: bool,
+    /// It is cordoned, its node's edge lets nobody in any more, and nobody is in it.
+    #[serde(default)]
+    pub drained: bool,
     #[serde(default)]
     pub secrets_version: u64,
     /// Newest first.

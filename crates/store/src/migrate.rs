@@ -8,8 +8,11 @@ use crate::value::params;
 use futures_util::TryStreamExt;
 
 /// In order; the schema's version is how many were applied.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../migrations/0001_initial.sql"), include_str!("../migrations/0002_hubs.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_initial.sql"),
+    include_str!("../migrations/0002_hubs.sql"),
+    include_str!("../migrations/0003_asked.sql"),
+];
 
 /// What this program's records look like.
 pub(crate) const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;

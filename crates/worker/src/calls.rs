@@ -15,6 +15,15 @@ pub struct CreateMachine {
     pub lease_owner: String,
 }
 
+/// What the edge of a node knows of a machine there.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Open requests or connections, by service index; missing: none.
+    pub loads: Vec<u32>,
+    /// It is cordoned as far as the edge knows, which lets nobody in any more.
+    pub closed: bool,
+}
+
 /// Swaps in a new version.
 #[derive(Clone, Debug)]
 pub struct UpdateMachine {

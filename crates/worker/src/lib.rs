@@ -26,7 +26,9 @@ pub mod seams;
 mod store;
 
 pub use agent::{Agent, Caller, Worker};
-pub use calls::{CreateMachine, ExecCommand, LeaseAsk, SetMetadata, StopOptions, UpdateMachine, WaitFor, Waited};
+pub use calls::{
+    CreateMachine, ExecCommand, LeaseAsk, SetMetadata, StopOptions, UpdateMachine, Usage, WaitFor, Waited,
+};
 pub use clock::{Clock, SystemClock};
 pub use config::{Knobs, WorkerConfig};
 pub use error::{StartError, WorkerError};

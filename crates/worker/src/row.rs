@@ -64,6 +64,7 @@ pub fn plain_view(bundle: &LaunchBundle, node: &NodeName, state: MachineState) -
         updated_at_ms: bundle.created_at_ms,
         config: bundle.config.clone(),
         cordoned: bundle.cordoned,
+        drained: false,
         secrets_version: bundle.secrets_version,
         events: Vec::new(),
         checks: Vec::new(),

@@ -1,12 +1,17 @@
 //! `atoll deploy`: hands the fly.toml to the server, which runs the deploy, and shows its progress.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use atoll_client::{Client, ClientError};
+use atoll_manifest::files::check_sizes;
+use atoll_manifest::{Manifest, Options};
 use atoll_model::RegionCode;
 use atoll_model::wire::{DeployEvent, DeployEventKind, DeployRequest};
 
@@ -25,14 +30,14 @@ pub struct DeployCommand {
     /// Run in these regions, now and in later deploys (may be repeated)
     #[arg(short, long = "region", value_name = "CODE")]
     pub regions: Vec<RegionCode>,
-    /// rolling or immediate
+    /// rolling: new machines replace old ones; immediate: all machines at once, in place
     #[arg(long)]
     pub strategy: Option<String>,
     /// Do not wait: print the release and end
     #[arg(long)]
     pub detach: bool,
     /// Follow a release that was deployed before
-    #[arg(long, value_name = "RELEASE", conflicts_with_all = ["image", "regions", "strategy", "detach"])]
+    #[arg(long, value_name = "RELEASE", conflicts_with_all = ["image", "regions", "strategy", "detach", "skip_unreachable"])]
     pub watch: Option<u64>,
     /// Refuse unknown keys in fly.toml instead of warning
     #[arg(long)]
@@ -40,6 +45,9 @@ pub struct DeployCommand {
     /// Go on although fly.toml asks for something that is not honoured yet
     #[arg(long)]
     pub allow_unsupported: bool,
+    /// Go on without servers that do not answer: the app's machines there go when they are back
+    #[arg(long)]
+    pub skip_unreachable: bool,
 }
 
 pub async fn run(command: DeployCommand, client: &Client, printer: &Printer) -> CliResult {
@@ -55,6 +63,8 @@ pub async fn run(command: DeployCommand, client: &Client, printer: &Printer) -> 
         }
         other => other,
     };
+    let options = Options { strict: command.strict, allow_unsupported: command.allow_unsupported };
+    let local_files = local_files(&manifest, &file, &options)?;
     let request = DeployRequest {
         manifest,
         manifest_name: file.display().to_string(),
@@ -63,6 +73,8 @@ pub async fn run(command: DeployCommand, client: &Client, printer: &Printer) -> 
         strategy: command.strategy,
         strict: command.strict,
         allow_unsupported: command.allow_unsupported,
+        skip_unreachable: command.skip_unreachable,
+        local_files,
     };
     let accepted = client.deploy(&app, &request).await?;
     for warning in &accepted.warnings {
@@ -76,6 +88,31 @@ pub async fn run(command: DeployCommand, client: &Client, printer: &Printer) -> 
     }
     printer.note(&format!("release {} of {app}", accepted.release));
     follow(client, printer, &app, accepted.release).await
+}
+
+/// Reads the files that `[[files]] local_path` names, relative to the folder of fly.toml.
+fn local_files(manifest: &str, file: &Path, options: &Options) -> Result<BTreeMap<String, String>, CliError> {
+    // What is wrong with the file the server says, for every way to deploy alike.
+    let Ok(parsed) = Manifest::parse_with(manifest.as_bytes(), &file.display().to_string(), options) else {
+        return Ok(BTreeMap::new());
+    };
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let wrong = |message: String| CliError::Usage { message, hint: None };
+    let mut sizes = Vec::new();
+    let mut contents = BTreeMap::new();
+    for local_path in parsed.manifest.local_paths() {
+        let path = folder.join(local_path);
+        let failed = || CliError::io(format!("read {} for [[files]] local_path", path.display()));
+        let metadata = std::fs::metadata(&path).map_err(failed())?;
+        if !metadata.is_file() {
+            return Err(wrong(format!("[[files]] local_path: {} is no file", path.display())));
+        }
+        // Before it is read: it may be of any size.
+        sizes.push((local_path, metadata.len()));
+        check_sizes(sizes.iter().copied()).map_err(|error| wrong(format!("[[files]] local_path: {error}")))?;
+        contents.insert(local_path.to_owned(), BASE64_STANDARD.encode(std::fs::read(&path).map_err(failed())?));
+    }
+    Ok(contents)
 }
 
 /// Each upload has a name of its own, so that deploys never change each other's image.

@@ -1,6 +1,6 @@
 //! A world of machines in memory that outlives executors, with faults at chosen moments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub const REGIONS: [&str; 3] = ["ams", "nrt", "ord"];
 pub struct Machine {
     pub release: u64,
     group: String,
-    region: RegionCode,
+    pub region: RegionCode,
     node: NodeName,
     pub state: MachineState,
     known_to_edges: bool,
@@ -50,6 +50,10 @@ struct State {
     least_serving: Option<usize>,
     /// Its machines exit at once; those of one region, or all.
     broken: Option<(u64, Option<RegionCode>)>,
+    /// Nodes that do not answer.
+    silent: BTreeSet<NodeName>,
+    /// No node can fetch an image.
+    no_image: bool,
     /// New machines stay unready until this is taken back.
     holds_gates: bool,
     /// New machines are found resting before they have passed.
@@ -96,12 +100,33 @@ impl FakeWorld {
         self.lock().broken = Some((release, Some(region.parse().unwrap())));
     }
 
+    pub fn silence(&self, nodes: &[&str]) {
+        self.lock().silent = nodes.iter().map(|name| name.parse().unwrap()).collect();
+    }
+
+    pub fn lose_images(&self, lost: bool) {
+        self.lock().no_image = lost;
+    }
+
     pub fn hold_gates(&self, hold: bool) {
         self.lock().holds_gates = hold;
     }
 
     pub fn rest_once(&self) {
         self.lock().rests_once = true;
+    }
+
+    pub fn ids(&self) -> Vec<MachineId> {
+        self.lock().machines.keys().copied().collect()
+    }
+
+    /// Somebody destroys a machine by hand, unless it is the last.
+    pub fn destroy_one(&self, which: usize) {
+        let mut state = self.lock();
+        let id = state.machines.keys().copied().nth(which % state.machines.len().max(1));
+        if let Some(id) = id.filter(|_| state.machines.len() > 1) {
+            state.machines.remove(&id);
+        }
     }
 
     pub fn machines(&self) -> Vec<Machine> {
@@ -164,7 +189,7 @@ impl State {
                     cordoned: false,
                 });
             }
-            Effect::Destroy { .. } => {
+            Effect::Destroy { .. } | Effect::Abandon { .. } => {
                 self.machines.remove(&id);
             }
             Effect::Update { release, .. } => {
@@ -177,7 +202,7 @@ impl State {
                     machine.cordoned = matches!(effect, Effect::Cordon { .. });
                 }
             }
-            Effect::Gate { .. } | Effect::Barrier { .. } | Effect::Drain { .. } => {
+            Effect::Prepare { .. } | Effect::Gate { .. } | Effect::Barrier { .. } | Effect::Drain { .. } => {
                 panic!("{effect} is a wait")
             }
         }
@@ -229,6 +254,18 @@ impl World for FakeWorld {
             release: machine.release,
         };
         Ok(self.lock().machines.iter().map(existing).collect())
+    }
+
+    async fn silent(&self, nodes: &BTreeSet<NodeName>) -> BTreeSet<NodeName> {
+        nodes.intersection(&self.lock().silent).cloned().collect()
+    }
+
+    async fn prepare(&self, _: &NodeName, _: &Release) -> Result<(), Setback> {
+        self.call(|state| if state.no_image { Err(Setback::lasting("no such image")) } else { Ok(()) }).await
+    }
+
+    async fn announce(&self, _: &AppName) -> Result<(), Setback> {
+        Ok(())
     }
 
     async fn apply(&self, _: &AppName, effect: &Effect, release: Option<&Release>) -> Result<(), Setback> {

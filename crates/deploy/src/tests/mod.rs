@@ -1,22 +1,28 @@
 //! The executor over real records and a world in memory.
 
 mod fake;
+mod immediate;
+mod remembering;
+mod sequences;
+mod unreachable;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use atoll_model::AppName;
 use atoll_model::wire::{DeployEvent, DeployEventKind, DeployRequest};
+use atoll_model::{AppName, RegionCode};
 use atoll_rollout::Record;
-use atoll_store::{AppStatus, Location, NewApp, NewRelease, Release, ReleaseStatus, Store};
+use atoll_rollout::desired::ScaleCount;
+use atoll_store::{AppStatus, Location, NewApp, NewRelease, Release, ReleaseStatus, Store, StoreError};
 use tempfile::TempDir;
 
-use self::fake::{FakeWorld, Fault};
+use self::fake::{FakeWorld, Fault, REGIONS};
+use crate::asked::{Asked, count_of};
 use crate::engine::Engine;
 use crate::feed::EventFeed;
 use crate::journal::{Journal, JournalError};
 use crate::timing::Timing;
-use crate::wish::Wish;
+use crate::wish::{SCALE, Wish};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -34,6 +40,7 @@ fn quick() -> Timing {
         first_pause: Duration::from_millis(1),
         longest_pause: Duration::from_millis(5),
         patience: Duration::from_secs(5),
+        short_patience: Duration::from_secs(1),
         barrier: Duration::from_secs(1),
     }
 }
@@ -87,6 +94,18 @@ impl Lab {
     }
 
     async fn release_with(&self, extra: &str) -> Release {
+        self.release_asked(extra, &Asked::default()).await
+    }
+
+    async fn release_asked(&self, extra: &str, asked: &Asked) -> Release {
+        self.release_of(extra, asked, None).await
+    }
+
+    async fn scale_release(&self, asked: &Asked) -> Release {
+        self.release_of("", asked, Some(SCALE)).await
+    }
+
+    async fn release_of(&self, extra: &str, asked: &Asked, strategy: Option<&str>) -> Release {
         let manifest = format!("[build]\nimage = 'hello'\n[http_service]\ninternal_port = 8080\n{extra}");
         let request = DeployRequest { manifest: manifest.clone(), ..DeployRequest::default() };
         let wish = Wish::read(&self.app, &request).unwrap();
@@ -95,13 +114,40 @@ impl Lab {
             image_digest: "sha256:00".into(),
             manifest,
             definition: wish.manifest.definition(),
-            strategy: wish.strategy_name().into(),
+            strategy: strategy.unwrap_or(wish.strategy_name()).into(),
             machine_configs: wish.configs,
             secrets_version: 0,
             description: String::new(),
             created_by: "tester".into(),
+            asked: serde_json::to_value(asked).unwrap(),
         };
         self.store.write(|tx| async move { tx.release_create(&self.app, new, now_ms()).await }).await.unwrap()
+    }
+
+    /// The app's regions and counts as the records have them.
+    async fn remembered(&self) -> (Vec<RegionCode>, Vec<ScaleCount>) {
+        let app = &self.app;
+        let (app, scales) = self
+            .store
+            .read(|tx| async move { Ok::<_, StoreError>((tx.app_fetch(app).await?, tx.scale_list(app).await?)) })
+            .await
+            .unwrap();
+        (app.regions, scales.iter().map(count_of).collect())
+    }
+
+    /// Waits until the executor has died of the planned fault, or has ended the release before.
+    async fn dead_or_over(&self, release: &Release) {
+        let id = release.id.as_str();
+        let over = async {
+            while !self.world.is_dead() && !self.world.fault_came() {
+                let known = self.store.read(|tx| async move { tx.release_fetch(id).await }).await.unwrap();
+                if known.status.is_final() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, over).await.expect("the executor neither dies nor ends");
     }
 
     fn engine(&self, name: &str) -> Arc<Engine> {
@@ -231,6 +277,10 @@ async fn whatever_fails_the_app_ends_with_one_release_and_no_machine_too_many() 
 
 /// Kills the executor at every call of the world, before or after its effect.
 async fn survives_deaths(fault: Fault, broken: bool) {
+    survives_deaths_of("", fault, broken).await;
+}
+
+async fn survives_deaths_of(extra: &str, fault: Fault, broken: bool) {
     for call in 0.. {
         let lab = Lab::new().await;
         lab.deployed().await;
@@ -239,19 +289,9 @@ async fn survives_deaths(fault: Fault, broken: bool) {
             lab.world.break_release_in(2, "ord");
         }
         lab.world.plan_fault(call, fault);
-        let release = lab.release().await;
+        let release = lab.release_with(extra).await;
         let first = lab.executor();
-        let died = async {
-            while !lab.world.is_dead() && !lab.world.fault_came() {
-                let id = release.id.as_str();
-                let known = lab.store.read(|tx| async move { tx.release_fetch(id).await }).await.unwrap();
-                if known.status.is_final() {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(LIMIT, died).await.expect("the executor neither dies nor ends");
+        lab.dead_or_over(&release).await;
         drop(first);
         if !lab.world.fault_came() {
             assert!(call > 15, "the deploy made {call} calls only");
@@ -381,17 +421,6 @@ async fn a_machine_put_to_rest_before_it_has_passed_is_started_again() {
     let lab = Lab::new().await;
     lab.world.rest_once();
     lab.deployed().await;
-}
-
-#[tokio::test]
-async fn an_immediate_release_changes_the_machines_in_place() {
-    let lab = Lab::new().await;
-    lab.deployed().await;
-    lab.world.break_release(2);
-    let release = lab.release_with("[deploy]\nstrategy = 'immediate'\n").await;
-    let _executor = lab.executor();
-    assert_eq!(lab.ended(&release).await, ReleaseStatus::Complete, "nothing is gated");
-    assert_eq!(lab.world.serving(), [2, 2, 2]);
 }
 
 #[tokio::test]

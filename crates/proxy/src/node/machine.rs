@@ -9,7 +9,9 @@
 //! ```
 //!
 //! Counting and closing the gate happen under one lock: no request slips in between "nobody is in
-//! there" and "stop it".
+//! there" and "stop it". A cordoned machine's door is closed the same way, for as long as it is
+//! cordoned: once it is, those inside are all there will ever be, and whoever waits for the machine to
+//! drain can count on the number.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -55,6 +57,8 @@ struct State {
     seen_up: Option<Stamp>,
     belief: Option<Belief>,
     stopping: bool,
+    /// Cordoned: nobody enters until it is not.
+    closed: bool,
     wake: Option<watch::Receiver<WakeOutcome>>,
 }
 
@@ -80,6 +84,8 @@ pub(crate) enum Admission {
     AtHardLimit,
     /// It is being stopped: wait for [`Machine::reopened`] and ask again.
     Stopping,
+    /// It is cordoned: go elsewhere.
+    Closed,
 }
 
 /// How a caller of [`Machine::join_wake`] takes part.
@@ -99,6 +105,7 @@ impl Machine {
                 seen_up: None,
                 belief: None,
                 stopping: false,
+                closed: row.cordoned,
                 wake: None,
             }),
             reopened: Notify::new(),
@@ -113,6 +120,9 @@ impl Machine {
 
     pub fn admit(self: &Arc<Self>, service: usize, hard_limit: Option<u32>) -> Admission {
         let mut state = self.lock();
+        if state.closed {
+            return Admission::Closed;
+        }
         if state.stopping {
             return Admission::Stopping;
         }
@@ -149,8 +159,11 @@ impl Machine {
         self.signals.load_changed.notify_one();
     }
 
-    pub fn loads(&self) -> Vec<u32> {
-        self.lock().open.clone()
+    /// Follows the row's word on whether it is cordoned, and gives who is inside.
+    pub fn close(&self, cordoned: bool) -> Vec<u32> {
+        let mut state = self.lock();
+        state.closed = cordoned;
+        state.open.clone()
     }
 
     pub fn bucket(&self, row: &MachineRow, service: usize) -> Option<LoadBucket> {
@@ -305,6 +318,7 @@ mod tests {
         Leave(usize),
         BeginStop,
         EndStop,
+        Close(bool),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -313,22 +327,23 @@ mod tests {
             4 => (0..8_usize).prop_map(Step::Leave),
             1 => Just(Step::BeginStop),
             1 => Just(Step::EndStop),
+            1 => any::<bool>().prop_map(Step::Close),
         ];
         prop::collection::vec(step, 0..60)
     }
 
     proptest! {
         #[test]
-        fn nobody_is_inside_a_machine_that_stops_and_no_limit_is_passed(steps in steps()) {
+        fn nobody_enters_a_machine_that_stops_or_is_closed_and_no_limit_is_passed(steps in steps()) {
             const LIMIT: u32 = 3;
             let (machine, now) = machine();
             let mut inside: Vec<(usize, Permit)> = Vec::new();
-            let mut stopping = false;
+            let (mut stopping, mut closed) = (false, false);
             for step in steps {
                 match step {
                     Step::Enter(service) => match machine.admit(service, Some(LIMIT)) {
                         Admission::Granted(permit) => {
-                            prop_assert!(!stopping && service < 2);
+                            prop_assert!(!stopping && !closed && service < 2);
                             inside.push((service, permit));
                         }
                         Admission::AtHardLimit => {
@@ -336,6 +351,7 @@ mod tests {
                             prop_assert!(service >= 2 || there == LIMIT as usize);
                         }
                         Admission::Stopping => prop_assert!(stopping),
+                        Admission::Closed => prop_assert!(closed),
                     },
                     Step::Leave(index) if index < inside.len() => drop(inside.swap_remove(index)),
                     Step::Leave(_) => {}
@@ -349,10 +365,11 @@ mod tests {
                         stopping = false;
                     }
                     Step::EndStop => {}
+                    Step::Close(cordoned) => closed = cordoned,
                 }
                 let counted: Vec<u32> =
                     (0..2).map(|service| inside.iter().filter(|(index, _)| *index == service).count() as u32).collect();
-                prop_assert_eq!(machine.loads(), counted);
+                prop_assert_eq!(machine.close(closed), counted);
             }
         }
     }

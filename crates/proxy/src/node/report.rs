@@ -1,12 +1,17 @@
-//! Tells the worker how loaded this node's machines are, when that changed, and not too often.
+//! Tells the worker how this node's machines are used: their load when that changed, and not too
+//! often; at once whose door was closed, and who has left behind it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atoll_model::MachineId;
 
+use super::machine::Machine;
 use crate::core::Edge;
 use crate::surroundings::MachineLoad;
+
+/// Use of machines, by id.
+type Usage = BTreeMap<MachineId, (Vec<u32>, bool)>;
 
 /// Runs until the edge drains: from then on it sees only what is left.
 pub(crate) async fn run(edge: Arc<Edge>) {
@@ -16,19 +21,49 @@ pub(crate) async fn run(edge: Arc<Edge>) {
 async fn report(edge: &Edge) {
     // What an edge before this one reported last may be anything.
     edge.surroundings.worker.report_load(Vec::new());
-    let mut last: HashMap<MachineId, Vec<u32>> = HashMap::new();
+    let mut changes = edge.surroundings.routes.changes();
+    let mut last = Usage::new();
     loop {
-        edge.machines.signals.load_changed.notified().await;
-        // Many changes become one report.
-        tokio::time::sleep(edge.config.timeouts.load_report).await;
-        let now: HashMap<_, _> = edge.machines.all().iter().map(|(id, machine)| (*id, machine.loads())).collect();
+        tokio::select! {
+            () = edge.machines.signals.load_changed.notified() => {}
+            // A closed channel means that the edge's surroundings are gone: loads alone count then.
+            Ok(()) = changes.changed() => {}
+        }
+        let mut now = usage(edge);
+        if closed(&now).eq(closed(&last)) {
+            // Nobody waits for it: many changes become one report.
+            tokio::time::sleep(edge.config.timeouts.load_report).await;
+            now = usage(edge);
+        }
         if now == last {
             continue;
         }
-        let mut loads: Vec<_> =
-            now.iter().map(|(machine, loads)| MachineLoad { machine: *machine, loads: loads.clone() }).collect();
-        loads.sort_by_key(|load| load.machine);
-        edge.surroundings.worker.report_load(loads);
+        let loads = now.iter().map(|(machine, (loads, closed))| MachineLoad {
+            machine: *machine,
+            loads: loads.clone(),
+            closed: *closed,
+        });
+        edge.surroundings.worker.report_load(loads.collect());
         last = now;
     }
+}
+
+/// Looks at every machine of this node that has been used or is cordoned, and closes the doors of
+/// the cordoned ones.
+fn usage(edge: &Edge) -> Usage {
+    let snapshot = edge.surroundings.routes.snapshot();
+    // The door of a machine that nobody used yet must be closed as well.
+    for row in snapshot.machines().filter(|row| row.cordoned && row.node == edge.config.node) {
+        edge.machines.enter(row);
+    }
+    let machines = edge.machines.all();
+    let look = |(id, machine): (&MachineId, &Arc<Machine>)| {
+        let cordoned = snapshot.machine(id).is_some_and(|row| row.cordoned);
+        (*id, (machine.close(cordoned), cordoned))
+    };
+    machines.iter().map(look).collect()
+}
+
+fn closed(usage: &Usage) -> impl Iterator<Item = (&MachineId, &Vec<u32>)> {
+    usage.iter().filter(|(_, (_, closed))| *closed).map(|(machine, (loads, _))| (machine, loads))
 }

@@ -213,6 +213,7 @@ async fn enter(
     loop {
         match machine.admit(service, hard_limit) {
             Admission::Granted(permit) => return Ok(permit),
+            Admission::Closed => return Err(Setback::untouched(Cause::Cordoned)),
             Admission::AtHardLimit => return Err(Setback::untouched(Cause::HardLimit)),
             Admission::Stopping => tokio::time::timeout_at(deadline.into(), machine.reopened())
                 .await

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use atoll_model::row::NodeState;
+use bytes::Bytes;
 use hyper::Method;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -249,4 +250,31 @@ async fn catalogues_change_under_load_without_a_failed_request() {
     for sender in load {
         sender.await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_cordoned_machine_is_reported_closed_and_empty_only_when_the_last_request_has_ended() {
+    let platform = Platform::new();
+    let ams = platform.node("ams1", "ams");
+    let app = platform.app("web");
+    let (busy, pour) = App::drip();
+    let (first, second) = (Machine::started("m1", busy).await, Machine::started("m2", App::hello()).await);
+    let id = platform.host(&ams, &app, &first);
+    let client = Client::new(ams.http, "web.localhost");
+    let stream = client.send(client.request(Method::GET, "/").body(bytes("")).unwrap());
+    let answer = stream.await.unwrap();
+    let unused = platform.host(&ams, &app, &second);
+    for id in [id, unused] {
+        platform.catalogue.change_machine(id, |row| row.cordoned = true);
+    }
+    let report = |id| {
+        let loads = ams.worker.loads.lock().unwrap();
+        loads.iter().find(|load| load.machine == id).map(|load| (load.closed, load.loads.iter().sum::<u32>()))
+    };
+    eventually("both are closed", async || (report(id), report(unused)) == (Some((true, 1)), Some((true, 0)))).await;
+    pour.send(Bytes::new()).unwrap();
+    read(answer).await.unwrap();
+    eventually("the stream has ended", async || report(id) == Some((true, 0))).await;
+    platform.catalogue.change_machine(id, |row| row.cordoned = false);
+    eventually("it is open again", async || report(id) == Some((false, 0))).await;
 }

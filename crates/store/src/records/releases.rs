@@ -42,6 +42,8 @@ pub struct NewRelease {
     pub strategy: String,
     pub description: String,
     pub created_by: String,
+    /// What was asked for beside the manifest, for the executor; the store does not read it.
+    pub asked: serde_json::Value,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -73,6 +75,7 @@ fn release(row: &Row) -> Result<Release, StoreError> {
             strategy: row.text("strategy")?,
             description: row.text("description")?,
             created_by: row.text("created_by")?,
+            asked: row.json("asked")?,
         },
         created_at_ms: row.unsigned("created_at")?,
         updated_at_ms: row.unsigned("updated_at")?,
@@ -129,8 +132,9 @@ impl WriteTx {
         let id = random_id();
         self.execute(
             "INSERT INTO releases (id, app, version, status, image_ref, image_digest, manifest, definition,
-                 machine_configs, secrets_version, strategy, description, created_by, created_at, updated_at)
-             VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13)",
+                 machine_configs, secrets_version, strategy, description, created_by, asked,
+                 created_at, updated_at)
+             VALUES ($1, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)",
             params![
                 &id,
                 &app.id,
@@ -144,6 +148,7 @@ impl WriteTx {
                 &new.strategy,
                 &new.description,
                 &new.created_by,
+                json_text("asked", &new.asked)?,
                 now_ms,
             ],
         )

@@ -145,6 +145,7 @@ pub fn new_release(number: u32) -> NewRelease {
         strategy: "rolling".into(),
         description: String::new(),
         created_by: "tester".into(),
+        asked: json!({}),
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Release<'a> {
     pub env: &'a [(&'a str, &'a str)],
     /// Such as `3s`; machines without it stay up.
     pub idle: Option<&'a str>,
+    /// More for the command line, such as `--detach`.
+    pub flags: &'a [&'a str],
 }
 
 /// An example as it is shipped, with its app's name.
@@ -82,6 +84,7 @@ impl Platform {
         let image = programs::example_image("hello")?;
         let image = image.display().to_string();
         let mut arguments = vec!["deploy", "-a", app, "--image", &image];
+        arguments.extend(release.flags);
         arguments.extend(regions.iter().flat_map(|region| ["-r", region]));
         self.atoll(Path::new(folder.path()), &arguments).await
     }

@@ -16,7 +16,7 @@ use atoll_model::machine::Lease;
 use atoll_model::{AppName, MachineId, MachineState, MachineVersion};
 use atoll_rpc::contract::{MachineView, NodeView};
 
-use crate::calls::{ExecCommand, LeaseAsk, SetMetadata, StopOptions, UpdateMachine};
+use crate::calls::{ExecCommand, LeaseAsk, SetMetadata, StopOptions, UpdateMachine, Usage};
 use crate::error::{WorkerError, chain};
 use crate::lease;
 use crate::logs::{Follower, LogEntry, LogQuery};
@@ -197,11 +197,11 @@ impl Agent {
         self.handle(machine)?.ask(Ask::Idle { version, suspend }, "", events::BY_NODE).await.map(|_| ())
     }
 
-    /// Takes the load of machines as their edge sees it, by service index. Machines not named have none.
-    pub fn report_load(&self, loads: Vec<(MachineId, Vec<u32>)>) {
-        let mut loads: HashMap<_, _> = loads.into_iter().collect();
+    /// Takes the use of machines as their edge sees it. Machines not named have none.
+    pub fn report_usage(&self, usage: Vec<(MachineId, Usage)>) {
+        let mut usage: HashMap<_, _> = usage.into_iter().collect();
         for handle in self.context.registry.all() {
-            handle.tell(Ask::Loads(loads.remove(&handle.id).unwrap_or_default()));
+            handle.tell(Ask::Usage(usage.remove(&handle.id).unwrap_or_default()));
         }
     }
 

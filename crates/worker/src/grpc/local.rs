@@ -9,7 +9,7 @@ use atoll_rpc::proto::worker::local_server::{Local, LocalServer};
 use atoll_rpc::proto::worker::{IdleReply, IdleRequest, LoadAck, LoadReport, WakeReply, WakeRequest};
 
 use super::convert::{optional_ms, parse};
-use crate::Agent;
+use crate::{Agent, Usage};
 
 /// Time a wake may take when the edge names none.
 const DEFAULT_WAKE: Duration = Duration::from_secs(30);
@@ -53,9 +53,10 @@ impl Local for LocalService {
         let mut reports = request.into_inner();
         while let Some(report) = reports.message().await? {
             // A machine whose id cannot be read is left out; the others stand.
-            let loads: Vec<_> =
-                report.machines.into_iter().filter_map(|load| Some((load.machine.parse().ok()?, load.loads))).collect();
-            self.agent.report_load(loads);
+            let usage = report.machines.into_iter().filter_map(|load| {
+                Some((load.machine.parse().ok()?, Usage { loads: load.loads, closed: load.closed }))
+            });
+            self.agent.report_usage(usage.collect());
         }
         Ok(Response::new(LoadAck {}))
     }

@@ -20,7 +20,7 @@ use atoll_model::machine::Lease;
 use atoll_model::{MachineId, MachineState, MachineVersion};
 use atoll_rpc::contract::{LaunchBundle, MachineView};
 
-use crate::calls::{LeaseAsk, SetMetadata, StopOptions};
+use crate::calls::{LeaseAsk, SetMetadata, StopOptions, Usage};
 use crate::error::WorkerError;
 use crate::health::Health;
 use step::Phase;
@@ -71,8 +71,8 @@ pub enum Ask {
     Metadata(SetMetadata),
     /// The running machine and its bundle, to use its processes.
     Process,
-    /// By service index.
-    Loads(Vec<u32>),
+    /// What the node's edge knows of it.
+    Usage(Usage),
 }
 
 /// A task's answer.

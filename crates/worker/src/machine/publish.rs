@@ -36,7 +36,7 @@ impl Task {
             state: self.state.phase.state(),
             cordoned: self.state.cordoned,
             health: &self.health,
-            loads: &self.loads,
+            loads: &self.usage.loads,
             changed_at_ms: self.state.changed_at_ms,
         };
         let ipv4 = context.deps.networks.ipv4(self.state.slot);
@@ -45,6 +45,11 @@ impl Task {
             context.deps.rows.put(Row::Machine(row.clone()));
             self.published = Some(row);
         }
+    }
+
+    /// The edge's word counts only while the machine is cordoned: it may be of the time before.
+    fn is_drained(&self) -> bool {
+        self.state.cordoned && self.usage.closed && self.usage.loads.iter().all(|load| *load == 0)
     }
 
     pub(super) fn view(&self) -> MachineView {
@@ -57,6 +62,7 @@ impl Task {
             pid: self.running.as_ref().map(|running| running.pid()),
             earlier_versions: self.versions.clone(),
             cordoned: self.state.cordoned,
+            drained: self.is_drained(),
             updated_at_ms: self.state.updated_at_ms,
             ..row::plain_view(&self.sealed.bundle, &self.context.config.node, self.state.phase.state())
         }

@@ -22,7 +22,7 @@ impl Task {
     pub(super) async fn serve(&mut self, envelope: Envelope) {
         let Envelope { ask, lease_nonce, source, reply } = envelope;
         // A caller that is gone has no use for the work of its request.
-        if reply.is_closed() && !matches!(ask, Ask::Loads(_)) {
+        if reply.is_closed() && !matches!(ask, Ask::Usage(_)) {
             return;
         }
         let answer = self.answer(ask, &lease_nonce, &source).await;
@@ -32,10 +32,11 @@ impl Task {
 
     async fn answer(&mut self, ask: Ask, nonce: &str, source: &str) -> Reply {
         match ask {
-            Ask::Loads(loads) => {
-                if self.loads != loads {
-                    self.loads = loads;
-                    self.publish_row();
+            Ask::Usage(usage) => {
+                if self.usage != usage {
+                    let closed_before = std::mem::replace(&mut self.usage, usage).closed;
+                    // Nobody reads the load of a machine here, but whether it has drained.
+                    if closed_before || self.usage.closed { self.publish() } else { self.publish_row() }
                 }
                 Ok(Answer::Done)
             }
@@ -69,7 +70,7 @@ impl Task {
             }
             Ask::Cordon(cordoned) => self.cordon(cordoned).await,
             // The rest was answered before the lease was asked.
-            Ask::Loads(_) | Ask::Lease(_) | Ask::Metadata(_) | Ask::Process | Ask::Wake => Ok(Answer::Done),
+            Ask::Usage(_) | Ask::Lease(_) | Ask::Metadata(_) | Ask::Process | Ask::Wake => Ok(Answer::Done),
         }
     }
 
@@ -189,6 +190,8 @@ impl Task {
         if self.state.phase.state().is_active() && self.state.cordoned != cordoned {
             let before = self.state.clone();
             self.state.cordoned = cordoned;
+            // What the edge said of an earlier cordon says nothing of this one.
+            self.usage.closed = false;
             self.state.updated_at_ms = self.context.now_ms();
             self.recorded_or(before).await?;
             self.publish();

@@ -24,7 +24,7 @@ use super::restart::{WINDOW, verdict};
 use super::step::{Cause, Effect, Input, Next, Phase, Step, Verdict, step};
 use super::{Envelope, Handle, QUEUE, Sealed, Snapshot, events};
 use crate::agent::Registry;
-use crate::calls::StopOptions;
+use crate::calls::{StopOptions, Usage};
 use crate::checks::prober::{self, Observation};
 use crate::clock::{Mint, rfc3339_ms};
 use crate::config::WorkerConfig;
@@ -122,7 +122,8 @@ pub(super) struct Task {
     pub(super) stop: StopOptions,
     /// The end under way was asked for.
     pub(super) end_requested: bool,
-    pub(super) loads: Vec<u32>,
+    /// As the node's edge told it last.
+    pub(super) usage: Usage,
     pub(super) effects: JoinSet<Done>,
     /// Dropped to give up a launch that has not reached the driver.
     pub(super) launching: Option<oneshot::Sender<()>>,
@@ -170,7 +171,7 @@ pub fn spawn(context: Arc<Context>, origin: Origin) -> (Handle, Arc<Snapshot>) {
         observations: mpsc::channel(QUEUE),
         stop: StopOptions::default(),
         end_requested: false,
-        loads: Vec::new(),
+        usage: Usage::default(),
         effects: JoinSet::new(),
         launching: None,
         kill_at: None,
@@ -417,7 +418,7 @@ impl Task {
         self.run += 1;
         self.probes = JoinSet::new();
         self.health = Health::none(&self.sealed.bundle.config);
-        self.loads.clear();
+        self.usage.loads.clear();
         self.kill_at = None;
     }
 

@@ -171,7 +171,7 @@ async fn the_edge_wakes_reports_and_idles() {
     let wake = WakeRequest { machine: id(1).to_string(), port: 8080, timeout_ms: 20_000 };
     assert!(local.wake(wake.clone()).await.unwrap().into_inner().started);
     assert!(!local.wake(wake).await.unwrap().into_inner().started);
-    let load = MachineLoad { machine: id(1).to_string(), loads: vec![30] };
+    let load = MachineLoad { machine: id(1).to_string(), loads: vec![30], closed: false };
     local.report_load(tokio_stream::once(LoadReport { machines: vec![load] })).await.unwrap();
     let idle = IdleRequest { machine: id(1).to_string(), version: version(1).to_string(), suspend: false };
     local.idle(idle).await.unwrap();

@@ -12,7 +12,7 @@ use atoll_model::{MachineState, Row, RowKey};
 use super::{PROGRAMS, stage};
 use crate::fake::World;
 use crate::suite::{LIMIT, id};
-use crate::{Caller, StopOptions, Worker, WorkerError};
+use crate::{Caller, StopOptions, Usage, Worker, WorkerError};
 
 fn row(world: &World, number: u64) -> Option<MachineRow> {
     match world.rows.lock().unwrap().get(&RowKey::Machine(id(number))) {
@@ -46,9 +46,9 @@ async fn a_machine_is_routable_when_its_checks_pass() {
     let checks = stage.agent.get(id(1)).unwrap().checks;
     assert_eq!((checks[0].name.as_str(), checks[0].status), ("servicecheck-00-http-8080", CheckStatus::Passing));
 
-    stage.agent.report_load(vec![(id(1), vec![3])]);
+    stage.agent.report_usage(vec![(id(1), Usage { loads: vec![3], closed: false })]);
     row_until(&world, "load", |row| row.services[0].load == LoadBucket::BelowHard).await;
-    stage.agent.report_load(Vec::new());
+    stage.agent.report_usage(Vec::new());
     row_until(&world, "no load", |row| row.services[0].load == LoadBucket::BelowSoft).await;
     stage.agent.cordon(id(1), true, &Caller::default()).await.unwrap();
     assert!(row(&world, 1).unwrap().cordoned);
@@ -58,6 +58,26 @@ async fn a_machine_is_routable_when_its_checks_pass() {
     stage.agent.destroy(id(1), false, &Caller::default()).await.unwrap();
     stage.reach(1, MachineState::Destroyed).await;
     assert!(row(&world, 1).is_none());
+}
+
+#[tokio::test]
+async fn a_machine_has_drained_when_its_edge_has_closed_it_and_nobody_is_inside() {
+    let world = World::new();
+    let stage = stage(&world).await;
+    stage.create(stage.bundle(1, PROGRAMS.serve, stage.service())).await;
+    stage.reach(1, MachineState::Started).await;
+    let report = |load, closed| stage.agent.report_usage(vec![(id(1), Usage { loads: vec![load], closed })]);
+    stage.agent.cordon(id(1), true, &Caller::default()).await.unwrap();
+    report(1, true);
+    row_until(&world, "somebody inside", |row| row.cordoned).await;
+    assert!(!stage.agent.get(id(1)).unwrap().drained, "one is inside");
+    report(0, true);
+    stage.until(1, "the last one gone", |view| view.drained).await;
+    // What was said of this cordon does not count for the next.
+    stage.agent.cordon(id(1), false, &Caller::default()).await.unwrap();
+    assert!(!stage.agent.get(id(1)).unwrap().drained);
+    stage.agent.cordon(id(1), true, &Caller::default()).await.unwrap();
+    assert!(!stage.agent.get(id(1)).unwrap().drained, "the edge did not say yet that it closed it again");
 }
 
 #[tokio::test]

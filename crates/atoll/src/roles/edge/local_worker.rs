@@ -40,7 +40,11 @@ async fn report_forever(mut client: LocalClient<Channel>, loads: watch::Receiver
         let reports = WatchStream::new(loads.clone()).map(|loads| LoadReport {
             machines: loads
                 .into_iter()
-                .map(|load| proto::MachineLoad { machine: load.machine.to_string(), loads: load.loads })
+                .map(|load| proto::MachineLoad {
+                    machine: load.machine.to_string(),
+                    loads: load.loads,
+                    closed: load.closed,
+                })
                 .collect(),
         });
         if let Err(status) = client.report_load(reports).await {
