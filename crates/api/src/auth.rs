@@ -9,6 +9,7 @@ use atoll_model::{AppName, MachineId, OrgSlug};
 use atoll_store::App;
 
 use crate::Api;
+use crate::describe::{Operation, Part};
 use crate::error::{ApiError, ApiResult};
 
 /// A caller with a valid token.
@@ -23,6 +24,12 @@ impl FromRequestParts<Api> for Auth {
             .await
             .map(Self)
             .map_err(ApiError::unauthenticated)
+    }
+}
+
+impl Part for Auth {
+    fn describe(operation: &mut Operation) {
+        operation.needs_token();
     }
 }
 

@@ -11,39 +11,48 @@ use atoll_model::ids::InvalidId;
 
 /// Any failure of a route.
 #[derive(Debug)]
-pub struct ApiError(pub ControlError);
+pub struct ApiError {
+    error: ControlError,
+    in_lease_envelope: bool,
+}
 
 pub type ApiResult<T> = Result<T, ApiError>;
 
 impl<E: Into<ControlError>> From<E> for ApiError {
     fn from(error: E) -> Self {
-        Self(error.into())
+        Self { error: error.into(), in_lease_envelope: false }
     }
 }
 
 impl ApiError {
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self(ControlError::invalid(message))
+        ControlError::invalid(message).into()
     }
 
     pub fn not_found(message: impl Into<String>) -> Self {
-        Self(ControlError::not_found(message))
+        ControlError::not_found(message).into()
     }
 
     /// A name in the path that cannot be one of anything.
     pub fn of_path(error: &InvalidId) -> Self {
-        Self(ControlError::not_found(error.to_string()))
+        ControlError::not_found(error.to_string()).into()
     }
 
     pub fn denied(denied: &Denied) -> Self {
-        Self(ControlError::new(Kind::Forbidden, denied.to_string()))
+        ControlError::new(Kind::Forbidden, denied.to_string()).into()
     }
 
     pub fn unauthenticated(error: AuthError) -> Self {
         match error {
-            AuthError::Unauthenticated => Self(ControlError::new(Kind::Unauthenticated, error.to_string())),
-            AuthError::Unavailable { source } => Self(source.into()),
+            AuthError::Unauthenticated => ControlError::new(Kind::Unauthenticated, error.to_string()).into(),
+            AuthError::Unavailable { source } => source.into(),
         }
+    }
+
+    /// `{"status":"error","message":text,"code":"invalid","error":text}`: a refused lease carries its
+    /// text twice, as clients look in both places.
+    pub fn in_lease_envelope(self) -> Self {
+        Self { in_lease_envelope: true, ..self }
     }
 }
 
@@ -74,7 +83,7 @@ fn word_of(kind: Kind) -> Option<&'static str> {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let error = self.0;
+        let Self { error, in_lease_envelope } = self;
         if matches!(error.kind, Kind::Internal | Kind::Unavailable | Kind::DiskFull) {
             let cause = error.source.as_ref().map(|source| chain(source.as_ref()));
             tracing::error!(message = error.message, cause, "a request failed");
@@ -82,6 +91,11 @@ impl IntoResponse for ApiError {
         let mut body = json!({"error": error.message});
         if let Some(word) = word_of(error.kind) {
             body["status"] = word.into();
+        }
+        if in_lease_envelope {
+            body["status"] = "error".into();
+            body["code"] = "invalid".into();
+            body["message"] = body["error"].clone();
         }
         (status_of(error.kind), Json(body)).into_response()
     }

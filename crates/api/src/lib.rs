@@ -1,9 +1,12 @@
 //! The faces of the platform over HTTP: the Machines API under `/v1`, our own API under `/api/v1`,
 //! the image registry under `/v2/`. Knows no SQL: everything is asked of control and deploy.
 
+mod answer;
 mod apps;
 mod auth;
 mod body;
+mod describe;
+mod documents;
 mod error;
 mod machines;
 mod own;
@@ -21,6 +24,9 @@ use axum::middleware;
 
 use atoll_control::Control;
 use atoll_deploy::Deploys;
+
+use describe::Routes;
+pub use documents::{machines_document, own_document};
 
 /// What the routes work with.
 #[derive(Clone)]
@@ -40,17 +46,24 @@ pub fn router(api: Api) -> Router {
         .nodes()
         .get(&api.control.live.identity().node)
         .map_or_else(String::new, |known| known.node.region.to_string());
-    Router::new()
-        .merge(apps::routes())
-        .merge(machines::routes())
-        .merge(secrets::routes())
-        .merge(platform::routes())
-        .merge(own::routes())
+    routes()
+        .into_router()
+        .merge(documents::routes())
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(middleware::from_fn(move |request, next| request_id::add(region.clone(), request, next)))
         .with_state(api)
+}
+
+/// The table of all described routes.
+fn routes() -> Routes {
+    Routes::default()
+        .merge(apps::routes())
+        .merge(machines::routes())
+        .merge(secrets::routes())
+        .merge(platform::routes())
+        .merge(own::routes())
 }
 
 /// Documented examples end some paths with a slash; both spellings are the same route. To be applied

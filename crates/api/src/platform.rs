@@ -2,70 +2,150 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::{Path, Query, State};
-use axum::routing::get;
-use axum::{Json, Router};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use atoll_identity::{Action, Target};
-use atoll_model::RegionCode;
-use atoll_store::NodeStatus;
+use atoll_identity::{Action, Principal, Target};
+use atoll_model::guest::GuestRequest;
+use atoll_model::region::GeoRegion;
+use atoll_model::{AppName, MachineId, MachineVersion, RegionCode};
+use atoll_store::{MachineRecord, NodeStatus};
 
 use crate::Api;
 use crate::auth::Auth;
+use crate::body::Params;
+use crate::describe::Routes;
 use crate::error::ApiResult;
 use crate::time::rfc3339;
 
-pub fn routes() -> Router<Api> {
-    Router::new()
-        .route("/v1/platform/regions", get(regions))
-        .route("/v1/orgs/{org}/machines", get(org_machines))
-        .route("/v1/tokens/current", get(current_token))
+pub fn routes() -> Routes {
+    Routes::default()
+        .get("/v1/platform/regions", "Platform_regions_get", "The regions that have a server", regions)
+        .get("/v1/orgs/{org_slug}/machines", "Machines_org_list", "The machines of an organization", org_machines)
+        .get("/v1/tokens/current", "CurrentToken_show", "Who the caller is", current_token)
+        .fails([401, 500])
 }
 
-/// The regions that have a server. `nearest` is control's own: where the caller is, is not known here.
-async fn regions(State(api): State<Api>, auth: Auth) -> ApiResult<Json<Value>> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = regionResponse)]
+struct RegionList {
+    /// Control's own: where the caller is, is not known here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nearest: Option<RegionCode>,
+    regions: Vec<RegionView>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Region)]
+struct RegionView {
+    code: RegionCode,
+    name: &'static str,
+    latitude: f64,
+    longitude: f64,
+    gateway_available: bool,
+    requires_paid_plan: bool,
+    deprecated: bool,
+    /// Servers.
+    capacity: usize,
+    geo_region: GeoRegion,
+    mpg_available: bool,
+}
+
+async fn regions(State(api): State<Api>, auth: Auth) -> ApiResult<Json<RegionList>> {
     auth.may(Action::Read, Target::Platform)?;
     let nodes = api.control.directory.nodes();
     let mut servers: BTreeMap<RegionCode, usize> = BTreeMap::new();
     for known in nodes.values().filter(|known| known.node.state == NodeStatus::Active) {
         *servers.entry(known.node.region).or_default() += 1;
     }
-    let regions: Vec<Value> = servers
-        .iter()
-        .filter_map(|(code, count)| {
-            let place = code.place()?;
-            Some(json!({
-                "code": code,
-                "name": place.city,
-                "latitude": place.latitude,
-                "longitude": place.longitude,
-                "gateway_available": true,
-                "requires_paid_plan": false,
-                "deprecated": false,
-                "capacity": count,
-                "geo_region": place.geo,
-                "mpg_available": false,
-            }))
+    let view = |(code, capacity): (RegionCode, usize)| {
+        let place = code.place()?;
+        Some(RegionView {
+            code,
+            name: place.city,
+            latitude: place.latitude,
+            longitude: place.longitude,
+            gateway_available: true,
+            requires_paid_plan: false,
+            deprecated: false,
+            capacity,
+            geo_region: place.geo,
+            mpg_available: false,
         })
-        .collect();
+    };
     let nearest = nodes.get(&api.control.live.identity().node).map(|known| known.node.region);
-    Ok(Json(json!({"nearest": nearest, "regions": regions})))
+    Ok(Json(RegionList { nearest, regions: servers.into_iter().filter_map(view).collect() }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct OrgMachinesQuery {
+    /// One or several, with commas between.
     region: Option<String>,
+    /// One or several, with commas between.
     state: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = OrgMachinesResponse)]
+struct OrgMachineList {
+    /// Least recently changed first.
+    machines: Vec<OrgMachine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_machine_id: Option<MachineId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_updated_at: Option<String>,
+    /// Always empty: the list is made of control's own records.
+    error_regions: Vec<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct OrgMachine {
+    app_name: AppName,
+    id: MachineId,
+    name: String,
+    state: String,
+    region: RegionCode,
+    private_ip: String,
+    version: MachineVersion,
+    created_at: String,
+    updated_at: String,
+    config: MachineOverviewConfig,
+}
+
+#[derive(Serialize, ToSchema)]
+struct MachineOverviewConfig {
+    image: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guest: Option<GuestRequest>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl From<MachineRecord> for OrgMachine {
+    fn from(record: MachineRecord) -> Self {
+        let config = record.spec.config;
+        Self {
+            app_name: record.app,
+            id: record.id,
+            name: record.name,
+            state: record.state.to_string(),
+            region: record.region,
+            private_ip: record.private_ip.to_string(),
+            version: record.spec.version,
+            created_at: rfc3339(record.created_at_ms),
+            updated_at: rfc3339(record.updated_at_ms),
+            config: MachineOverviewConfig { image: config.image, guest: config.guest, metadata: config.metadata },
+        }
+    }
 }
 
 async fn org_machines(
     State(api): State<Api>,
     auth: Auth,
     Path(org): Path<String>,
-    Query(query): Query<OrgMachinesQuery>,
-) -> ApiResult<Json<Value>> {
+    Params(query): Params<OrgMachinesQuery>,
+) -> ApiResult<Json<OrgMachineList>> {
     let org = auth.org(&org, Action::Read)?;
     let mut machines = Vec::new();
     for app in api.control.all_apps().await?.iter().filter(|app| app.org == org) {
@@ -80,45 +160,44 @@ async fn org_machines(
     }
     machines.sort_by_key(|record| record.updated_at_ms);
     let last = machines.last();
-    Ok(Json(json!({
-        "last_machine_id": last.map(|record| record.id),
-        "last_updated_at": last.map(|record| rfc3339(record.updated_at_ms)),
-        "error_regions": [],
-        "machines": machines.iter().map(|record| json!({
-            "app_name": record.app,
-            "id": record.id,
-            "name": record.name,
-            "state": record.state,
-            "region": record.region,
-            "private_ip": record.private_ip,
-            "version": record.spec.version,
-            "created_at": rfc3339(record.created_at_ms),
-            "updated_at": rfc3339(record.updated_at_ms),
-            "config": {
-                "image": record.spec.config.image,
-                "guest": record.spec.config.guest,
-                "metadata": record.spec.config.metadata,
-            },
-        })).collect::<Vec<_>>(),
-    })))
+    Ok(Json(OrgMachineList {
+        last_machine_id: last.map(|record| record.id),
+        last_updated_at: last.map(|record| rfc3339(record.updated_at_ms)),
+        error_regions: Vec::new(),
+        machines: machines.into_iter().map(OrgMachine::from).collect(),
+    }))
 }
 
-async fn current_token(auth: Auth) -> Json<Value> {
-    let tokens: Vec<Value> = auth
-        .0
-        .principals()
-        .iter()
-        .map(|principal| {
-            json!({
-                "token_id": principal.token_id,
-                "org_slug": principal.org.as_ref().map_or("personal", |org| org.as_str()),
-                "organization": principal.org.as_ref().map_or("personal", |org| org.as_str()),
-                "apps": principal.app.iter().collect::<Vec<_>>(),
-                "user": principal.name,
-                "restricted_to_machine": "",
-                "source_machine_id": "",
-            })
-        })
-        .collect();
-    Json(json!({"tokens": tokens}))
+#[derive(Serialize, ToSchema)]
+#[schema(as = CurrentTokenResponse)]
+struct CurrentToken {
+    tokens: Vec<TokenInfo>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct TokenInfo {
+    token_id: String,
+    org_slug: String,
+    organization: String,
+    /// Empty: not bound to an app.
+    apps: Vec<AppName>,
+    user: String,
+    restricted_to_machine: String,
+    source_machine_id: String,
+}
+
+async fn current_token(auth: Auth) -> ApiResult<Json<CurrentToken>> {
+    let info = |principal: &Principal| {
+        let org = principal.org.as_ref().map_or("personal", |org| org.as_str()).to_owned();
+        TokenInfo {
+            token_id: principal.token_id.clone(),
+            org_slug: org.clone(),
+            organization: org,
+            apps: principal.app.iter().cloned().collect(),
+            user: principal.name.clone(),
+            restricted_to_machine: String::new(),
+            source_machine_id: String::new(),
+        }
+    };
+    Ok(Json(CurrentToken { tokens: auth.0.principals().iter().map(info).collect() }))
 }

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use atoll_model::wire::{
     AppStatus, CollectReply, DeployAccepted, DeployEvent, DeployRequest, ErrorBody, ImageSummary, JoinTokenReply,
-    LogRecord, MachineSummary, NodeSummary, ReleaseView, ScaleRequest, TokenReply, TokenRequest,
+    LogRecord, MachineSummary, NodeSummary, RegistryRequest, RegistrySummary, ReleaseView, ScaleRequest, TokenReply,
+    TokenRequest,
 };
 
 use crate::{ClientError, Lines};
@@ -258,6 +259,18 @@ impl Client {
 
     pub async fn token_revoke(&self, id: &str) -> Result<(), ClientError> {
         self.send(self.request(Method::DELETE, &format!("/api/v1/tokens/{id}"))).await.map(drop)
+    }
+
+    pub async fn registries(&self) -> Result<Vec<RegistrySummary>, ClientError> {
+        self.fetch(self.request(Method::GET, "/api/v1/registries")).await
+    }
+
+    pub async fn registry_set(&self, host: &str, request: &RegistryRequest) -> Result<(), ClientError> {
+        self.send(self.request(Method::PUT, &format!("/api/v1/registries/{host}")).json(request)).await.map(drop)
+    }
+
+    pub async fn registry_remove(&self, host: &str) -> Result<(), ClientError> {
+        self.send(self.request(Method::DELETE, &format!("/api/v1/registries/{host}"))).await.map(drop)
     }
 
     /// A consistent copy of control's records.

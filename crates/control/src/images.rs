@@ -44,6 +44,11 @@ pub struct Freed {
     pub bytes: u64,
 }
 
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 impl From<ImportError> for ControlError {
     fn from(error: ImportError) -> Self {
         match error {
@@ -51,15 +56,7 @@ impl From<ImportError> for ControlError {
             ImportError::Store(error)
             | ImportError::Archive { source: LayerError::Store(error) }
             | ImportError::Layer { source: LayerError::Store(error), .. } => error.into(),
-            refused => {
-                let mut message = format!("the image is refused: {refused}");
-                let mut cause = std::error::Error::source(&refused);
-                while let Some(inner) = cause {
-                    message.push_str(&format!(": {inner}"));
-                    cause = inner.source();
-                }
-                Self::invalid(message)
-            }
+            refused => Self::invalid(format!("the image is refused: {}", with_causes(&refused))),
         }
     }
 }
@@ -86,13 +83,11 @@ impl Control {
                     "the image {text:?} is on {registry}, which is control itself"
                 )));
             }
-            let image = self.puller.pull(&self.images, &reference).await.map_err(|error| {
+            let puller = self.puller.with_options(self.pull_options().await?);
+            let image = puller.pull(&self.images, &reference).await.map_err(|error| {
                 let kind = if error.is_transient() { Kind::Unavailable } else { Kind::Invalid };
-                ControlError {
-                    kind,
-                    message: format!("cannot pull the image {text:?}: {error}"),
-                    source: Some(error.into()),
-                }
+                // What is wrong, and with which registry, is in the causes.
+                ControlError { kind, message: with_causes(&error), source: Some(error.into()) }
             })?;
             return Ok(ResolvedImage { reference: text.to_owned(), digest: image.digest });
         }

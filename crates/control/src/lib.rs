@@ -12,6 +12,7 @@ mod machines;
 mod names;
 mod nodes;
 mod reconcile;
+mod registries;
 mod rows;
 mod secrets;
 mod serve;
@@ -37,6 +38,7 @@ pub use serve::ControlServices;
 pub struct Control {
     pub store: Store,
     pub images: ImageStore,
+    /// Its connections; logins are added from the records for each pull.
     pub puller: Puller,
     pub keyring: Arc<Keyring>,
     pub authority: Authority,

@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::GoDuration;
 use crate::guest::{Guest, GuestRequest, InvalidGuest};
 use crate::service::{Check, CheckType, Port, Service};
 
 /// `config` of a machine.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct MachineConfig {
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -48,32 +49,44 @@ pub struct MachineConfig {
 }
 
 /// Documented parts of the configuration that this version does not act on.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct OtherFields {
     #[serde(skip_serializing_if = "is_absent")]
+    #[schema(value_type = Vec<Object>)]
     pub mounts: serde_json::Value,
     #[serde(skip_serializing_if = "is_absent")]
+    #[schema(value_type = Vec<Object>)]
     pub processes: serde_json::Value,
     #[serde(skip_serializing_if = "is_absent")]
+    #[schema(value_type = Vec<Object>)]
     pub containers: serde_json::Value,
     #[serde(skip_serializing_if = "is_absent")]
+    #[schema(value_type = Vec<Object>)]
     pub volumes: serde_json::Value,
     #[serde(skip_serializing_if = "is_absent")]
+    #[schema(value_type = Object)]
     pub metrics: serde_json::Value,
     #[serde(skip_serializing_if = "is_absent")]
+    #[schema(value_type = Vec<Object>)]
     pub statics: serde_json::Value,
     #[serde(skip_serializing_if = "is_absent")]
+    #[schema(value_type = String)]
     pub schedule: serde_json::Value,
     #[serde(skip_serializing_if = "is_absent")]
+    #[schema(value_type = Vec<String>)]
     pub standbys: serde_json::Value,
     #[serde(skip_serializing_if = "is_absent")]
+    #[schema(value_type = Object)]
     pub rootfs: serde_json::Value,
     #[serde(skip_serializing_if = "is_absent")]
+    #[schema(value_type = Object)]
     pub cache_drive: serde_json::Value,
     #[serde(skip_serializing_if = "is_absent")]
+    #[schema(value_type = Object)]
     pub spot: serde_json::Value,
     #[serde(skip_serializing_if = "is_absent")]
+    #[schema(value_type = bool)]
     pub disable_machine_autostart: serde_json::Value,
 }
 
@@ -103,7 +116,7 @@ where
 }
 
 /// What the machine's first user process is; absent parts come from the image.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Init {
     /// Replaces entrypoint and command together.
@@ -122,7 +135,7 @@ pub struct Init {
 }
 
 /// When an exited machine is started again.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Restart {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "empty_policy_is_none")]
@@ -132,7 +145,7 @@ pub struct Restart {
     pub max_retries: Option<u32>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
     #[serde(alias = "never")]
@@ -168,7 +181,7 @@ impl Restart {
 }
 
 /// How a machine is asked to end.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct StopConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -178,7 +191,7 @@ pub struct StopConfig {
 }
 
 /// A file written into the machine before its process starts.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct GuestFile {
     pub guest_path: String,
@@ -194,7 +207,7 @@ pub struct GuestFile {
     pub mode: Option<u32>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Dns {
     #[serde(skip_serializing_if = "is_false", deserialize_with = "null_is_default")]

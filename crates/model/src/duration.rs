@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 /// A non-negative duration, read from Go syntax or nanoseconds and written in Go syntax.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
@@ -101,6 +102,17 @@ impl fmt::Display for GoDuration {
             write!(f, "{minutes}m")?;
         }
         write!(f, "{}s", decimal(seconds_ns, 1_000_000_000))
+    }
+}
+
+impl utoipa::ToSchema for GoDuration {}
+
+impl utoipa::PartialSchema for GoDuration {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("Such as \"15s\" or \"1m30s\"; an integer of nanoseconds is read as well"))
+            .into()
     }
 }
 

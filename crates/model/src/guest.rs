@@ -2,9 +2,10 @@
 //! accepted there is accepted here.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// How CPU time is shared: `shared` is a weight that may use idle CPU, `performance` a quota.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CpuKind {
     Shared,
@@ -12,7 +13,7 @@ pub enum CpuKind {
 }
 
 /// A machine's size as given: every field may be absent until [`GuestRequest::resolve`].
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct GuestRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,7 +37,7 @@ pub struct GuestRequest {
 }
 
 /// A valid size.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Guest {
     pub cpu_kind: CpuKind,
     pub cpus: u32,

@@ -24,7 +24,8 @@ impl InvalidId {
     }
 }
 
-/// Implements `Display`-based serialisation and `FromStr`-based deserialisation.
+/// Implements `Display`-based serialisation and `FromStr`-based deserialisation; to the API's
+/// description these are texts.
 macro_rules! serde_as_text {
     ($name:ident) => {
         impl serde::Serialize for $name {
@@ -36,6 +37,12 @@ macro_rules! serde_as_text {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
                 text.parse().map_err(<D::Error as serde::de::Error>::custom)
+            }
+        }
+        impl utoipa::ToSchema for $name {}
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                String::schema()
             }
         }
         impl std::fmt::Debug for $name {

@@ -12,10 +12,11 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::{EventId, MachineVersion};
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MachineState {
     /// Recorded; its image and network are being prepared.
@@ -158,7 +159,7 @@ impl Call {
 }
 
 /// One entry of a machine's history, newest first in lists.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     pub id: EventId,
     #[serde(rename = "type")]
@@ -169,11 +170,12 @@ pub struct Event {
     /// Unix milliseconds.
     pub timestamp: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
     pub request: Option<serde_json::Value>,
 }
 
 /// How a machine's main process ended.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ExitEvent {
     pub exit_code: i32,
     /// RFC 3339.
@@ -193,7 +195,7 @@ pub struct ExitEvent {
 }
 
 /// A check's result as the API shows it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CheckResult {
     pub name: String,
     pub status: crate::service::CheckStatus,
@@ -203,7 +205,7 @@ pub struct CheckResult {
 }
 
 /// A lease: while it lives, only its holder may change the machine.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Lease {
     pub nonce: String,
     /// Unix seconds.

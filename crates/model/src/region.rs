@@ -44,7 +44,7 @@ impl FromStr for RegionCode {
 serde_as_text!(RegionCode);
 
 /// Continents as the platform API names them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GeoRegion {
     Africa,

@@ -4,11 +4,14 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::GoDuration;
 
 /// One service of a machine: an internal port reached through external ports.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Service {
     #[serde(default = "tcp")]
     pub protocol: Protocol,
@@ -71,7 +74,7 @@ impl Service {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     Tcp,
@@ -79,7 +82,7 @@ pub enum Protocol {
 }
 
 /// An external port (or range) and what the edge does with its bytes.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Port {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,7 +120,7 @@ impl Port {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Handler {
     /// `edge_http` is an obsolete spelling that old configurations still carry.
@@ -128,7 +131,7 @@ pub enum Handler {
     ProxyProto,
 }
 
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct TlsOptions {
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -139,7 +142,7 @@ pub struct TlsOptions {
     pub default_self_signed: Option<bool>,
 }
 
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct HttpOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,7 +162,7 @@ pub struct HttpOptions {
     pub replay_cache: Vec<serde_json::Value>,
 }
 
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct HttpResponseOptions {
     /// `false` removes a header, a text sets it, an array sets several.
@@ -170,7 +173,7 @@ pub struct HttpResponseOptions {
     pub pristine: Option<bool>,
 }
 
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct ProxyProtoOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -178,7 +181,7 @@ pub struct ProxyProtoOptions {
 }
 
 /// What counts as load, and from where on a machine gets none.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Concurrency {
     #[serde(rename = "type")]
@@ -189,7 +192,7 @@ pub struct Concurrency {
     pub hard_limit: Option<u32>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LoadKind {
     #[default]
@@ -226,6 +229,19 @@ impl Serialize for Autostop {
     }
 }
 
+impl ToSchema for Autostop {}
+
+impl PartialSchema for Autostop {
+    fn schema() -> RefOr<Schema> {
+        let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["off", "stop", "suspend"]));
+        OneOfBuilder::new()
+            .item(ObjectBuilder::new().schema_type(Type::Boolean))
+            .item(word)
+            .description(Some("false or \"off\", true or \"stop\", or \"suspend\""))
+            .into()
+    }
+}
+
 impl<'de> Deserialize<'de> for Autostop {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
@@ -254,7 +270,7 @@ impl<'de> Deserialize<'de> for Autostop {
 }
 
 /// A health check, of a service or of a machine (then with `kind`).
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Check {
     #[serde(rename = "type")]
     pub check_type: CheckType,
@@ -286,20 +302,20 @@ pub struct Check {
 }
 
 /// A request header that a check sends.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CheckHeader {
     pub name: String,
     pub values: Vec<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckType {
     Tcp,
     Http,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckKind {
     #[default]
@@ -308,7 +324,7 @@ pub enum CheckKind {
 }
 
 /// What a check last said. `warning`: not yet passed, failures still excused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckStatus {
     Passing,
@@ -317,7 +333,7 @@ pub enum CheckStatus {
 }
 
 /// Load of a machine's service, as routing sees it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadBucket {
     #[default]

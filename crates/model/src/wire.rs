@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::machine::CheckResult;
 use crate::row::NodeState;
 use crate::{AppName, MachineId, MachineState, MachineVersion, NodeName, OrgSlug, RegionCode};
 
 /// An error as every route answers it. `error` is the text for people.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     pub error: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -18,7 +19,7 @@ pub struct ErrorBody {
 }
 
 /// `POST /api/v1/apps/{app}/deploys`
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct DeployRequest {
     /// Text of the fly.toml.
     pub manifest: String,
@@ -48,14 +49,14 @@ pub struct DeployRequest {
 }
 
 /// Answer to a deploy that was accepted.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct DeployAccepted {
     pub release: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReleaseStatus {
     /// Recorded, not begun.
@@ -84,7 +85,7 @@ impl ReleaseStatus {
     }
 }
 
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ReleaseView {
     pub version: u64,
     pub status: ReleaseStatus,
@@ -102,7 +103,7 @@ pub struct ReleaseView {
 }
 
 /// One line of a deploy's progress, from `GET /api/v1/apps/{app}/releases/{n}/events` (JSON lines).
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct DeployEvent {
     /// Counts from 0 within the release: resume with `?after=`.
     pub index: u64,
@@ -116,7 +117,7 @@ pub struct DeployEvent {
     pub text: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeployEventKind {
     /// A step has begun or goes on; `text` says what it waits for.
@@ -140,7 +141,7 @@ impl DeployEventKind {
 }
 
 /// `GET /api/v1/apps/{app}`
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AppStatus {
     pub name: AppName,
     pub org: OrgSlug,
@@ -154,7 +155,7 @@ pub struct AppStatus {
     pub machines: Vec<MachineSummary>,
 }
 
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MachineSummary {
     pub id: MachineId,
     pub name: String,
@@ -176,7 +177,7 @@ pub struct MachineSummary {
 }
 
 /// `PUT /api/v1/apps/{app}/scale`
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ScaleRequest {
     /// Machines per process group, per region of the app unless `region` is given.
     pub counts: BTreeMap<String, u32>,
@@ -184,7 +185,7 @@ pub struct ScaleRequest {
     pub region: Option<RegionCode>,
 }
 
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct NodeSummary {
     pub name: NodeName,
     pub region: RegionCode,
@@ -201,7 +202,7 @@ pub struct NodeSummary {
 }
 
 /// `POST /api/v1/nodes/tokens`
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct JoinTokenReply {
     pub token: String,
     pub expires_at_ms: u64,
@@ -210,7 +211,7 @@ pub struct JoinTokenReply {
 }
 
 /// `POST /api/v1/tokens`
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct TokenRequest {
     pub name: String,
     /// `owner` or `read-only`.
@@ -220,7 +221,7 @@ pub struct TokenRequest {
     pub expires_in: Option<u64>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct TokenReply {
     pub id: String,
     /// Shown once.
@@ -232,7 +233,7 @@ pub struct TokenReply {
     pub expires_at_ms: Option<u64>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ImageSummary {
     /// `repository:tag`.
     pub name: String,
@@ -241,14 +242,64 @@ pub struct ImageSummary {
     pub layers: u32,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+/// `PUT /api/v1/registries/{host}`. Neither user nor password: only `insecure` is meant.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct RegistryRequest {
+    pub user: String,
+    pub password: String,
+    /// Spoken to without TLS.
+    pub insecure: bool,
+}
+
+impl std::fmt::Debug for RegistryRequest {
+    /// Never prints the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistryRequest")
+            .field("user", &self.user)
+            .field("insecure", &self.insecure)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Another registry that the platform pulls from in its own way.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RegistrySummary {
+    pub host: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    pub insecure: bool,
+}
+
+/// An image of the platform's registry in full.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ImageDetails {
+    pub name: String,
+    /// Of the manifest.
+    pub digest: String,
+    /// Packed.
+    pub bytes: u64,
+    /// Digests of the unpacked layers, lowest first.
+    pub layers: Vec<String>,
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    /// `NAME=value`
+    pub env: Vec<String>,
+    pub working_dir: String,
+    pub user: String,
+    /// Such as `8080/tcp`.
+    pub exposed_ports: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct CollectReply {
     pub blobs_removed: u64,
     pub bytes_freed: u64,
 }
 
 /// One line of `GET /api/v1/apps/{app}/logs` (JSON lines).
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct LogRecord {
     pub timestamp_ms: u64,
     pub app: AppName,
@@ -261,7 +312,7 @@ pub struct LogRecord {
 
 /// Frames of `GET /api/v1/apps/{app}/machines/{id}/console` (WebSocket): text frames carry this as
 /// JSON, binary frames carry the terminal's bytes.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ConsoleControl {
     /// Client to server, first frame.

@@ -1,58 +1,56 @@
 //! Calls that change a machine's state. The worker judges whether they are legal.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use axum::extract::{Path, State};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use atoll_identity::Action;
 use atoll_model::GoDuration;
 use atoll_rpc::proto::worker::change_request::Change;
 use atoll_rpc::proto::worker::{Cordon, Restart, SendSignal, Start, Stop, Suspend};
 
-use super::nonce;
 use crate::Api;
+use crate::answer::{Done, done};
 use crate::auth::{Auth, machine_id};
-use crate::body::{Body, flag};
+use crate::body::{Body, Flag, Nonce, OptionalBody, Params};
 use crate::error::{ApiError, ApiResult};
 
 type At = Path<(String, String)>;
 
-async fn change(
-    api: &Api,
-    auth: &Auth,
-    at: &(String, String),
-    headers: &HeaderMap,
-    change: Change,
-) -> ApiResult<String> {
+async fn change(api: &Api, auth: &Auth, at: &(String, String), nonce: &Nonce, change: Change) -> ApiResult<String> {
     let app = auth.app(api, &at.0, Action::Change).await?;
-    let (previous, _) = api.control.machine_change(&app.name, machine_id(&at.1)?, change, &nonce(headers)).await?;
+    let (previous, _) = api.control.machine_change(&app.name, machine_id(&at.1)?, change, &nonce.0).await?;
     Ok(previous)
 }
 
-fn ok() -> Json<Value> {
-    Json(json!({"ok": true}))
+#[derive(Serialize, ToSchema)]
+pub struct Started {
+    previous_state: String,
+    /// Machines stay where they are.
+    migrated: bool,
+    new_host: String,
 }
 
-pub async fn start(State(api): State<Api>, auth: Auth, Path(at): At, headers: HeaderMap) -> ApiResult<Json<Value>> {
-    let previous = change(&api, &auth, &at, &headers, Change::Start(Start {})).await?;
-    Ok(Json(json!({"previous_state": previous, "migrated": false, "new_host": ""})))
+pub async fn start(State(api): State<Api>, auth: Auth, Path(at): At, nonce: Nonce) -> ApiResult<Json<Started>> {
+    let previous = change(&api, &auth, &at, &nonce, Change::Start(Start {})).await?;
+    Ok(Json(Started { previous_state: previous, migrated: false, new_host: String::new() }))
 }
 
-pub async fn suspend(State(api): State<Api>, auth: Auth, Path(at): At, headers: HeaderMap) -> ApiResult<Json<Value>> {
-    change(&api, &auth, &at, &headers, Change::Suspend(Suspend {})).await?;
-    Ok(ok())
+pub async fn suspend(State(api): State<Api>, auth: Auth, Path(at): At, nonce: Nonce) -> ApiResult<Json<Done>> {
+    change(&api, &auth, &at, &nonce, Change::Suspend(Suspend {})).await?;
+    Ok(done())
 }
 
-pub async fn cordon(State(api): State<Api>, auth: Auth, Path(at): At, headers: HeaderMap) -> ApiResult<Json<Value>> {
-    change(&api, &auth, &at, &headers, Change::Cordon(Cordon { cordoned: true })).await?;
-    Ok(ok())
+pub async fn cordon(State(api): State<Api>, auth: Auth, Path(at): At, nonce: Nonce) -> ApiResult<Json<Done>> {
+    change(&api, &auth, &at, &nonce, Change::Cordon(Cordon { cordoned: true })).await?;
+    Ok(done())
 }
 
-pub async fn uncordon(State(api): State<Api>, auth: Auth, Path(at): At, headers: HeaderMap) -> ApiResult<Json<Value>> {
-    change(&api, &auth, &at, &headers, Change::Cordon(Cordon { cordoned: false })).await?;
-    Ok(ok())
+pub async fn uncordon(State(api): State<Api>, auth: Auth, Path(at): At, nonce: Nonce) -> ApiResult<Json<Done>> {
+    change(&api, &auth, &at, &nonce, Change::Cordon(Cordon { cordoned: false })).await?;
+    Ok(done())
 }
 
 /// Clients write timeouts as Go durations, as bare seconds, and `0s` for the machine's own.
@@ -73,10 +71,13 @@ fn timeout_ms(value: Option<&Value>) -> ApiResult<u64> {
     }
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(default)]
+#[schema(as = StopRequest)]
 pub struct StopBody {
     signal: Option<String>,
+    /// Such as `10s`; bare seconds and an integer of nanoseconds are read as well.
+    #[schema(value_type = Option<String>)]
     timeout: Option<Value>,
 }
 
@@ -84,42 +85,49 @@ pub async fn stop(
     State(api): State<Api>,
     auth: Auth,
     Path(at): At,
-    headers: HeaderMap,
-    Body(body): Body<StopBody>,
-) -> ApiResult<Json<Value>> {
+    nonce: Nonce,
+    OptionalBody(body): OptionalBody<StopBody>,
+) -> ApiResult<Json<Done>> {
     let stop = Stop { signal: body.signal.unwrap_or_default(), timeout_ms: timeout_ms(body.timeout.as_ref())? };
-    change(&api, &auth, &at, &headers, Change::Stop(stop)).await?;
-    Ok(ok())
+    change(&api, &auth, &at, &nonce, Change::Stop(stop)).await?;
+    Ok(done())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct RestartQuery {
+    /// Such as `10s`.
     timeout: Option<String>,
     signal: Option<String>,
-    force_stop: Option<String>,
+    /// Kill without asking first.
+    #[serde(default)]
+    #[schema(value_type = bool)]
+    force_stop: Flag,
 }
 
 pub async fn restart(
     State(api): State<Api>,
     auth: Auth,
     Path(at): At,
-    Query(query): Query<RestartQuery>,
-    headers: HeaderMap,
-    Body(body): Body<StopBody>,
-) -> ApiResult<Json<Value>> {
+    Params(query): Params<RestartQuery>,
+    nonce: Nonce,
+    OptionalBody(body): OptionalBody<StopBody>,
+) -> ApiResult<Json<Done>> {
     let timeout = query.timeout.map(Value::String).or(body.timeout);
     let restart = Restart {
         signal: query.signal.or(body.signal).unwrap_or_default(),
         timeout_ms: timeout_ms(timeout.as_ref())?,
-        force: flag(query.force_stop.as_deref()),
+        force: query.force_stop.0,
     };
-    change(&api, &auth, &at, &headers, Change::Restart(restart)).await?;
-    Ok(ok())
+    change(&api, &auth, &at, &nonce, Change::Restart(restart)).await?;
+    Ok(done())
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
+#[schema(as = SignalRequest)]
 pub struct SignalBody {
+    /// Its name, such as `SIGTERM`; its Linux number is read as well.
     #[serde(default)]
+    #[schema(value_type = String, required)]
     signal: Value,
 }
 
@@ -127,9 +135,9 @@ pub async fn signal(
     State(api): State<Api>,
     auth: Auth,
     Path(at): At,
-    headers: HeaderMap,
+    nonce: Nonce,
     Body(body): Body<SignalBody>,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Json<Done>> {
     let signal = signal_number(&body.signal).ok_or_else(|| {
         ApiError::invalid(format!(
             "invalid_argument: signal {} is none of {}",
@@ -137,8 +145,8 @@ pub async fn signal(
             SIGNALS.map(|(name, _)| name).join(", ")
         ))
     })?;
-    change(&api, &auth, &at, &headers, Change::Signal(SendSignal { signal })).await?;
-    Ok(ok())
+    change(&api, &auth, &at, &nonce, Change::Signal(SendSignal { signal })).await?;
+    Ok(done())
 }
 
 /// The signals of the Machines API, with their Linux numbers.
@@ -169,28 +177,35 @@ fn signal_number(value: &Value) -> Option<i32> {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct DestroyQuery {
-    force: Option<String>,
-    /// As two clients spell it.
-    kill: Option<String>,
+    /// A running machine too.
+    #[serde(default)]
+    #[schema(value_type = bool)]
+    force: Flag,
+    /// As two clients spell `force`.
+    #[serde(default)]
+    #[schema(value_type = bool)]
+    kill: Flag,
 }
 
 pub async fn destroy(
     State(api): State<Api>,
     auth: Auth,
     Path(at): At,
-    Query(query): Query<DestroyQuery>,
-    headers: HeaderMap,
-) -> ApiResult<Json<Value>> {
+    Params(query): Params<DestroyQuery>,
+    nonce: Nonce,
+) -> ApiResult<Json<Done>> {
     let app = auth.app(&api, &at.0, Action::Change).await?;
-    let force = flag(query.force.as_deref()) || flag(query.kill.as_deref());
-    api.control.machine_destroy(&app.name, machine_id(&at.1)?, force, &nonce(&headers)).await?;
-    Ok(ok())
+    let force = query.force.0 || query.kill.0;
+    api.control.machine_destroy(&app.name, machine_id(&at.1)?, force, &nonce.0).await?;
+    Ok(done())
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

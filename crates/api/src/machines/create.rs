@@ -2,30 +2,35 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
 use serde::Deserialize;
-use serde_json::Value;
+use utoipa::ToSchema;
 
 use atoll_control::{MachineCreate, MachineUpdate};
 use atoll_identity::Action;
 use atoll_model::{MachineConfig, MachineVersion};
 
-use super::view::{Details, HostStatus, machine};
+use super::view::{Details, HostStatus, Machine};
 use crate::Api;
 use crate::auth::{Auth, machine_id};
-use crate::body::Body;
+use crate::body::{Body, Nonce};
 use crate::error::{ApiError, ApiResult};
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(default)]
+#[schema(as = CreateMachineRequest)]
 pub struct CreateBody {
+    /// Unique in the app; made up if absent.
     name: Option<String>,
     region: Option<String>,
+    #[schema(required)]
     config: Option<MachineConfig>,
+    /// Prepare, but do not start.
     skip_launch: Option<bool>,
+    /// Make it cordoned.
     skip_service_registration: Option<bool>,
+    /// Without the app's secrets in its environment.
     skip_secrets: Option<bool>,
-    /// Seconds.
+    /// Seconds; takes a lease whose nonce is in the answer.
     lease_ttl: Option<u64>,
 }
 
@@ -34,7 +39,7 @@ pub async fn create(
     auth: Auth,
     Path(app): Path<String>,
     Body(body): Body<CreateBody>,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Json<Machine>> {
     let app = auth.app(&api, &app, Action::Change).await?;
     let config = body.config.ok_or_else(|| ApiError::invalid("config is required"))?;
     let create = MachineCreate {
@@ -49,17 +54,18 @@ pub async fn create(
         ..MachineCreate::default()
     };
     let seen = api.control.machine_create(&app.name, create).await?;
-    let mut shown = machine(&seen.view, HostStatus::Ok, Details::default());
-    if let Some(lease) = &seen.view.lease {
-        shown["nonce"] = lease.nonce.clone().into();
-    }
-    Ok(Json(shown))
+    let nonce = seen.view.lease.as_ref().map(|lease| lease.nonce.clone());
+    Ok(Json(Machine::new(seen.view, HostStatus::Ok, Details::default()).with_nonce(nonce)))
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(default)]
+#[schema(as = UpdateMachineRequest)]
 pub struct UpdateBody {
+    /// Replaces the whole configuration.
+    #[schema(required)]
     config: Option<MachineConfig>,
+    /// Refuse if the machine has another one.
     current_version: Option<String>,
     skip_launch: Option<bool>,
 }
@@ -68,9 +74,9 @@ pub async fn update(
     State(api): State<Api>,
     auth: Auth,
     Path((app, id)): Path<(String, String)>,
-    headers: HeaderMap,
+    Nonce(nonce): Nonce,
     Body(body): Body<UpdateBody>,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Json<Machine>> {
     let app = auth.app(&api, &app, Action::Change).await?;
     let current_version: Option<MachineVersion> = match body.current_version.as_deref() {
         None | Some("") => None,
@@ -80,9 +86,9 @@ pub async fn update(
         config: body.config.ok_or_else(|| ApiError::invalid("config is required"))?,
         current_version,
         skip_launch: body.skip_launch.unwrap_or(false),
-        nonce: super::nonce(&headers),
+        nonce,
         ..MachineUpdate::default()
     };
     let seen = api.control.machine_update(&app.name, machine_id(&id)?, update).await?;
-    Ok(Json(machine(&seen.view, HostStatus::Ok, Details::default())))
+    Ok(Json(Machine::new(seen.view, HostStatus::Ok, Details::default())))
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tokio_stream::StreamExt;
+use utoipa::ToSchema;
 
 use atoll_control::{ControlError, Kind};
 use atoll_identity::Action;
@@ -23,14 +23,27 @@ const MAX_SECONDS: u64 = 60;
 /// Output kept of each stream; more is cut, as the answer is one JSON document.
 const MAX_OUTPUT: usize = 1 << 20;
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(default)]
+#[schema(as = MachineExecRequest)]
 pub struct ExecBody {
     command: Vec<String>,
     /// Deprecated: one text, split as a shell would.
     cmd: Option<String>,
     stdin: Option<String>,
+    /// Seconds, 60 at most.
     timeout: Option<u64>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = ExecResponse)]
+pub struct Executed {
+    exit_code: i32,
+    /// Absent if the command ended by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_signal: Option<i32>,
+    stdout: String,
+    stderr: String,
 }
 
 pub async fn exec(
@@ -38,7 +51,7 @@ pub async fn exec(
     auth: Auth,
     Path((app, id)): Path<(String, String)>,
     Body(body): Body<ExecBody>,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Json<Executed>> {
     let app = auth.app(&api, &app, Action::Change).await?;
     let id = machine_id(&id)?;
     let command = match body.cmd {
@@ -76,11 +89,12 @@ pub async fn exec(
         || ControlError::new(Kind::TimedOut, format!("deadline_exceeded: the command took longer than {seconds} s"));
     let (exit, stdout, stderr) = ended.map_err(|_| timed_out())??;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let mut answer = json!({"exit_code": exit.code, "stdout": text(&stdout), "stderr": text(&stderr)});
-    if exit.signal != 0 {
-        answer["exit_signal"] = exit.signal.into();
-    }
-    Ok(Json(answer))
+    Ok(Json(Executed {
+        exit_code: exit.code,
+        exit_signal: (exit.signal != 0).then_some(exit.signal),
+        stdout: text(&stdout),
+        stderr: text(&stderr),
+    }))
 }
 
 fn keep(output: &mut Vec<u8>, more: &[u8]) {

@@ -2,21 +2,20 @@
 //! refusals carry their text twice, as clients look in both places.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use axum::extract::{Path, State};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use atoll_control::{ControlError, Kind};
+use atoll_control::Kind;
 use atoll_identity::Action;
+use atoll_model::machine::Lease;
 use atoll_rpc::proto::worker::LeaseRequest;
 use atoll_rpc::proto::worker::lease_request::Action as LeaseAction;
 
-use super::{nonce, view};
 use crate::Api;
+use crate::answer::Created;
 use crate::auth::{Auth, machine_id};
-use crate::body::Body;
+use crate::body::{Nonce, OptionalBody, Params, RequiredNonce};
 use crate::error::{ApiError, ApiResult};
 
 type At = Path<(String, String)>;
@@ -24,31 +23,57 @@ type At = Path<(String, String)>;
 /// Seconds, when the caller names none.
 const DEFAULT_TTL: u64 = 30;
 
-/// A refused lease: `{"status":"error","message":text,"code":"invalid","error":text}`.
-fn refused(error: ControlError) -> ApiResult<Response> {
-    if error.kind != Kind::Conflict {
-        return Err(ApiError(error));
-    }
-    let body = json!({"status": "error", "message": error.message, "code": "invalid", "error": error.message});
-    Ok((StatusCode::CONFLICT, Json(body)).into_response())
+/// The envelope; clients need `data.nonce`.
+#[derive(Serialize, ToSchema)]
+pub struct LeaseReply {
+    status: &'static str,
+    data: Lease,
 }
 
-pub async fn get(State(api): State<Api>, auth: Auth, Path((app, id)): At) -> ApiResult<Json<Value>> {
+impl LeaseReply {
+    fn new(data: Lease) -> Self {
+        Self { status: "success", data }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Released {
+    status: &'static str,
+    data: ReleasedData,
+}
+
+#[derive(Serialize, ToSchema)]
+struct ReleasedData {
+    ok: bool,
+}
+
+/// A lease that somebody else holds is told of in the lease routes' own envelope.
+fn refused(error: atoll_control::ControlError) -> ApiError {
+    match error.kind {
+        Kind::Conflict => ApiError::from(error).in_lease_envelope(),
+        _ => error.into(),
+    }
+}
+
+pub async fn get(State(api): State<Api>, auth: Auth, Path((app, id)): At) -> ApiResult<Json<LeaseReply>> {
     let app = auth.app(&api, &app, Action::Read).await?;
     let lease =
         api.control.machine_lease(&app.name, machine_id(&id)?, LeaseAction::Get, LeaseRequest::default()).await?;
-    lease.map(|lease| Json(view::lease(&lease))).ok_or_else(|| ApiError::not_found("lease not found"))
+    lease.map(|lease| Json(LeaseReply::new(lease))).ok_or_else(|| ApiError::not_found("lease not found"))
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(default)]
+#[schema(as = CreateLeaseRequest)]
 pub struct AcquireBody {
     description: Option<String>,
+    /// Seconds.
     ttl: Option<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub struct AcquireQuery {
+    /// Seconds; goes before the body's.
     ttl: Option<u64>,
 }
 
@@ -56,22 +81,22 @@ pub async fn acquire(
     State(api): State<Api>,
     auth: Auth,
     Path((app, id)): At,
-    Query(query): Query<AcquireQuery>,
-    headers: HeaderMap,
-    Body(body): Body<AcquireBody>,
-) -> ApiResult<Response> {
+    Params(query): Params<AcquireQuery>,
+    Nonce(nonce): Nonce,
+    OptionalBody(body): OptionalBody<AcquireBody>,
+) -> ApiResult<Created<LeaseReply>> {
     let app = auth.app(&api, &app, Action::Change).await?;
     let lease = LeaseRequest {
-        nonce: nonce(&headers),
+        nonce,
         ttl_seconds: query.ttl.or(body.ttl).filter(|ttl| *ttl > 0).unwrap_or(DEFAULT_TTL),
         owner: auth.name(),
         description: body.description.unwrap_or_default(),
         ..LeaseRequest::default()
     };
     match api.control.machine_lease(&app.name, machine_id(&id)?, LeaseAction::Acquire, lease).await {
-        Ok(Some(lease)) => Ok((StatusCode::CREATED, Json(view::lease(&lease))).into_response()),
+        Ok(Some(lease)) => Ok(Created(LeaseReply::new(lease))),
         Ok(None) => Err(ApiError::not_found("lease not found")),
-        Err(error) => refused(error),
+        Err(error) => Err(refused(error)),
     }
 }
 
@@ -79,16 +104,12 @@ pub async fn release(
     State(api): State<Api>,
     auth: Auth,
     Path((app, id)): At,
-    headers: HeaderMap,
-) -> ApiResult<Response> {
+    RequiredNonce(nonce): RequiredNonce,
+) -> ApiResult<Json<Released>> {
     let app = auth.app(&api, &app, Action::Change).await?;
-    let nonce = nonce(&headers);
-    if nonce.is_empty() {
-        return Err(ApiError::invalid("the header fly-machine-lease-nonce is required"));
-    }
     let lease = LeaseRequest { nonce, ..LeaseRequest::default() };
     match api.control.machine_lease(&app.name, machine_id(&id)?, LeaseAction::Release, lease).await {
-        Ok(_) => Ok(Json(json!({"status": "success", "data": {"ok": true}})).into_response()),
-        Err(error) => refused(error),
+        Ok(_) => Ok(Json(Released { status: "success", data: ReleasedData { ok: true } })),
+        Err(error) => Err(refused(error)),
     }
 }

@@ -1,29 +1,24 @@
 //! Machines as the Machines API shows them. Pure: from what the worker says to the documented JSON.
 
-use serde_json::{Value, json};
+use std::net::Ipv6Addr;
 
-use atoll_model::MachineConfig;
-use atoll_model::machine::Lease;
-use atoll_rpc::contract::{MachineView, PinnedImage};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use atoll_model::machine::{CheckResult, Event};
+use atoll_model::{MachineConfig, MachineId, MachineVersion, RegionCode};
+use atoll_rpc::contract::{EarlierVersion, MachineView, PinnedImage};
 
 use crate::time::rfc3339_seconds;
 
 /// How sure we are of what is shown.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum HostStatus {
     /// The machine's own worker said it.
     Ok,
     /// Control's copy, of a node that is not heard.
     Unreachable,
-}
-
-impl HostStatus {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Unreachable => "unreachable",
-        }
-    }
 }
 
 /// What a caller asked to see besides the machine.
@@ -34,73 +29,119 @@ pub struct Details {
     pub summary: bool,
 }
 
-/// The machine object.
-pub fn machine(view: &MachineView, host: HostStatus, details: Details) -> Value {
-    let mut body = json!({
-        "id": view.id,
-        "name": view.name,
-        "state": view.state,
-        "region": view.region,
-        "instance_id": view.version,
-        "version": view.version,
-        "private_ip": view.private_ipv6,
-        "created_at": rfc3339_seconds(view.created_at_ms),
-        "updated_at": rfc3339_seconds(view.updated_at_ms),
-        "image_ref": image_ref(&view.image),
-        "cordoned": view.cordoned,
-    });
-    if !details.summary {
-        body["config"] = config(&view.config);
-        body["incomplete_config"] = Value::Null;
-        body["events"] = json!(view.events);
-        body["checks"] = json!(view.checks);
-        body["host_status"] = host.as_str().into();
-    }
-    if details.lease
-        && let Some(lease) = &view.lease
-    {
-        body["lease"] = json!({
-            "owner": lease.owner,
-            "description": lease.description,
-            "expires_at": lease.expires_at,
-            "version": lease.version,
+/// A machine. What a summary leaves out is absent.
+#[derive(Serialize, ToSchema)]
+pub struct Machine {
+    id: MachineId,
+    name: String,
+    /// Of an earlier version: `replaced`.
+    state: String,
+    region: RegionCode,
+    /// The same as `version`.
+    instance_id: MachineVersion,
+    version: MachineVersion,
+    #[schema(value_type = String)]
+    private_ip: Ipv6Addr,
+    created_at: String,
+    updated_at: String,
+    image_ref: ImageRef,
+    cordoned: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<MachineConfig>,
+    /// Newest first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<Vec<Event>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checks: Option<Vec<CheckResult>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_status: Option<HostStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease: Option<StrippedLease>,
+    /// Of the lease that was asked for with the machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nonce: Option<String>,
+}
+
+/// A lease without its nonce.
+#[derive(Serialize, ToSchema)]
+struct StrippedLease {
+    owner: String,
+    description: String,
+    /// Unix seconds.
+    expires_at: u64,
+    version: MachineVersion,
+}
+
+/// An image's reference in parts.
+#[derive(Serialize, ToSchema)]
+struct ImageRef {
+    registry: String,
+    repository: String,
+    tag: String,
+    digest: String,
+}
+
+impl Machine {
+    pub fn new(view: MachineView, host: HostStatus, details: Details) -> Self {
+        let in_full = !details.summary;
+        let lease = view.lease.filter(|_| details.lease).map(|lease| StrippedLease {
+            owner: lease.owner,
+            description: lease.description,
+            expires_at: lease.expires_at,
+            version: lease.version,
         });
+        Self {
+            id: view.id,
+            name: view.name,
+            state: view.state.to_string(),
+            region: view.region,
+            instance_id: view.version,
+            version: view.version,
+            private_ip: view.private_ipv6,
+            created_at: rfc3339_seconds(view.created_at_ms),
+            updated_at: rfc3339_seconds(view.updated_at_ms),
+            image_ref: ImageRef::new(&view.image),
+            cordoned: view.cordoned,
+            config: in_full.then_some(view.config),
+            events: in_full.then_some(view.events),
+            checks: in_full.then_some(view.checks),
+            host_status: in_full.then_some(host),
+            lease,
+            nonce: None,
+        }
     }
-    body
+
+    /// With the nonce of a lease that was asked for with it.
+    pub fn with_nonce(self, nonce: Option<String>) -> Self {
+        Self { nonce, ..self }
+    }
+
+    /// A superseded version of a machine.
+    pub fn replaced(view: MachineView, earlier: EarlierVersion) -> Self {
+        Self {
+            state: "replaced".into(),
+            instance_id: earlier.version,
+            version: earlier.version,
+            config: Some(earlier.config),
+            ..Self::new(view, HostStatus::Ok, Details::default())
+        }
+    }
 }
 
-/// The configuration as it is echoed.
-pub fn config(config: &MachineConfig) -> Value {
-    json!(config)
-}
-
-/// A superseded version of a machine.
-pub fn replaced(view: &MachineView, version: &atoll_rpc::contract::EarlierVersion) -> Value {
-    let mut body = machine(view, HostStatus::Ok, Details::default());
-    body["state"] = "replaced".into();
-    body["instance_id"] = json!(version.version);
-    body["version"] = json!(version.version);
-    body["config"] = config(&version.config);
-    body
-}
-
-/// Answer envelope of the lease routes: clients need `data.nonce`.
-pub fn lease(lease: &Lease) -> Value {
-    json!({"status": "success", "data": lease})
-}
-
-/// `registry/repository:tag@digest`, in parts.
-fn image_ref(image: &PinnedImage) -> Value {
-    let without_digest = image.reference.split_once('@').map_or(image.reference.as_str(), |(name, _)| name);
-    let (registry, path) = match without_digest.split_once('/') {
-        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (host, rest),
-        _ => ("", without_digest),
-    };
-    let (repository, tag) = match path.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-        _ => (path, "latest"),
-    };
-    json!({"registry": registry, "repository": repository, "tag": tag, "digest": image.digest, "labels": null})
+impl ImageRef {
+    /// Of `registry/repository:tag@digest`.
+    fn new(image: &PinnedImage) -> Self {
+        let without_digest = image.reference.split_once('@').map_or(image.reference.as_str(), |(name, _)| name);
+        let (registry, path) = match without_digest.split_once('/') {
+            Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (host, rest),
+            _ => ("", without_digest),
+        };
+        let (repository, tag) = match path.rsplit_once(':') {
+            Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+            _ => (path, "latest"),
+        };
+        Self { registry: registry.into(), repository: repository.into(), tag: tag.into(), digest: image.digest.clone() }
+    }
 }
 
 #[cfg(test)]
@@ -110,8 +151,8 @@ mod tests {
     #[test]
     fn image_references_are_shown_in_parts() {
         let parts = |reference: &str| {
-            let shown = image_ref(&PinnedImage { reference: reference.into(), digest: "sha256:0".into() });
-            ["registry", "repository", "tag"].map(|key| shown[key].as_str().unwrap().to_owned())
+            let shown = ImageRef::new(&PinnedImage { reference: reference.into(), digest: "sha256:0".into() });
+            [shown.registry, shown.repository, shown.tag]
         };
         assert_eq!(parts("my-app/web"), ["", "my-app/web", "latest"]);
         assert_eq!(parts("my-app/web:v2"), ["", "my-app/web", "v2"]);

@@ -1,11 +1,8 @@
 //! `GET /api/v1/apps/{app}/machines/{id}/console`: a terminal in a machine over a WebSocket. Text
 //! frames steer ([`ConsoleControl`]), binary frames are the terminal's bytes.
 
-use axum::Router;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, State};
-use axum::response::Response;
-use axum::routing::get;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,11 +14,23 @@ use atoll_rpc::proto::worker::worker_client::WorkerClient;
 use atoll_rpc::proto::worker::{ExecFrame, ExecStart, Resize};
 
 use crate::Api;
+use crate::answer::Upgraded;
 use crate::auth::{Auth, machine_id};
+use crate::describe::{Operation, Part, Routes};
 use crate::error::ApiResult;
 
-pub fn routes() -> Router<Api> {
-    Router::new().route("/api/v1/apps/{app}/machines/{id}/console", get(console))
+pub fn routes() -> Routes {
+    Routes::default().get(
+        "/api/v1/apps/{app_name}/machines/{machine_id}/console",
+        "console",
+        "A terminal in a machine, over a WebSocket",
+        console,
+    )
+}
+
+/// The handshake has no more to say than its status.
+impl Part for WebSocketUpgrade {
+    fn describe(_: &mut Operation) {}
 }
 
 async fn console(
@@ -29,17 +38,17 @@ async fn console(
     auth: Auth,
     Path((app, id)): Path<(String, String)>,
     upgrade: WebSocketUpgrade,
-) -> ApiResult<Response> {
+) -> ApiResult<Upgraded> {
     let app = auth.app(&api, &app, Action::Change).await?;
     let id = machine_id(&id)?;
     let record = api.control.machine_record(&app.name, id).await?;
     let worker = api.control.directory.worker(&record.node)?;
-    Ok(upgrade.on_upgrade(move |socket| async move {
+    Ok(Upgraded(upgrade.on_upgrade(move |socket| async move {
         let mut socket = socket;
         if let Err(error) = talk(&mut socket, worker, id.to_string()).await {
             send(&mut socket, &ConsoleControl::Error { error }).await;
         }
-    }))
+    })))
 }
 
 /// The reader that went away needs no answer.

@@ -1,35 +1,36 @@
 //! Deploys, releases and scale of an app, and the app as a whole.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::body::{Body as Stream, Bytes};
-use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
-use axum::{Json, Router};
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use atoll_deploy::EventFeed;
 use atoll_identity::Action;
-use atoll_model::wire::{AppStatus, DeployAccepted, DeployRequest, ReleaseView, ScaleRequest};
+use atoll_model::wire::{AppStatus, DeployAccepted, DeployEvent, DeployRequest, ReleaseView, ScaleRequest};
 
 use crate::Api;
+use crate::answer::{Accepted, Lines};
 use crate::auth::Auth;
-use crate::body::Body;
+use crate::body::{Body, Params};
+use crate::describe::Routes;
 use crate::error::{ApiError, ApiResult};
 
 /// A stream that is silent for longer might be cut by something in between.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-pub fn routes() -> Router<Api> {
-    Router::new()
-        .route("/api/v1/apps/{app}", get(status))
-        .route("/api/v1/apps/{app}/deploys", post(deploy))
-        .route("/api/v1/apps/{app}/releases", get(releases))
-        .route("/api/v1/apps/{app}/releases/{version}/events", get(events))
-        .route("/api/v1/apps/{app}/scale", put(scale))
+pub fn routes() -> Routes {
+    let app = "/api/v1/apps/{app_name}";
+    let under = |path: &str| format!("{app}/{path}");
+    Routes::default()
+        .get(app, "app_status", "An app, its release and its machines", status)
+        .post(&under("deploys"), "deploy", "Begin a deploy", deploy)
+        .get(&under("releases"), "releases", "The releases of an app, newest first", releases)
+        .get(&under("releases/{version}/events"), "release_events", "What a deploy does, as it happens", events)
+        .put(&under("scale"), "scale", "Change how many machines an app has", scale)
 }
 
 async fn status(State(api): State<Api>, auth: Auth, Path(app): Path<String>) -> ApiResult<Json<AppStatus>> {
@@ -42,10 +43,10 @@ async fn deploy(
     auth: Auth,
     Path(app): Path<String>,
     Body(request): Body<DeployRequest>,
-) -> ApiResult<(StatusCode, Json<DeployAccepted>)> {
+) -> ApiResult<Accepted<DeployAccepted>> {
     let app = auth.app(&api, &app, Action::Change).await?;
     let accepted = api.deploys.start(&app.name, &request, &auth.name()).await?;
-    Ok((StatusCode::ACCEPTED, Json(accepted)))
+    Ok(Accepted(accepted))
 }
 
 async fn releases(State(api): State<Api>, auth: Auth, Path(app): Path<String>) -> ApiResult<Json<Vec<ReleaseView>>> {
@@ -57,15 +58,17 @@ async fn scale(
     State(api): State<Api>,
     auth: Auth,
     Path(app): Path<String>,
-    Body(request): Body<Option<ScaleRequest>>,
-) -> ApiResult<(StatusCode, Json<DeployAccepted>)> {
+    Body(request): Body<ScaleRequest>,
+) -> ApiResult<Accepted<DeployAccepted>> {
     let app = auth.app(&api, &app, Action::Change).await?;
-    let request = request.ok_or_else(|| ApiError::invalid("counts is required"))?;
+    if request.counts.is_empty() {
+        return Err(ApiError::invalid("counts is required"));
+    }
     let accepted = api.deploys.scale(&app.name, &request, &auth.name()).await?;
-    Ok((StatusCode::ACCEPTED, Json(accepted)))
+    Ok(Accepted(accepted))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct EventsQuery {
     /// Index of the first event to show.
     #[serde(default)]
@@ -77,21 +80,20 @@ async fn events(
     State(api): State<Api>,
     auth: Auth,
     Path((app, version)): Path<(String, String)>,
-    Query(query): Query<EventsQuery>,
-) -> ApiResult<Response> {
+    Params(query): Params<EventsQuery>,
+) -> ApiResult<Lines<DeployEvent>> {
     let app = auth.app(&api, &app, Action::Read).await?;
     let version = version
         .parse::<u32>()
         .map_err(|_| ApiError::not_found(format!("{version:?} is no release: write its number")))?;
     let feed = api.deploys.release_events(&app.name, version.into(), query.after).await?;
-    let lines = futures_util::stream::unfold(Some(feed), next_line);
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Stream::from_stream(lines)).into_response())
+    Ok(Lines::stream(futures_util::stream::unfold(Some(feed), next_line)))
 }
 
-async fn next_line(feed: Option<EventFeed>) -> Option<(Result<Bytes, Infallible>, Option<EventFeed>)> {
+async fn next_line(feed: Option<EventFeed>) -> Option<(Bytes, Option<EventFeed>)> {
     let mut feed = feed?;
     let event = match tokio::time::timeout(KEEP_ALIVE, feed.next()).await {
-        Err(_) => return Some((Ok(Bytes::from_static(b"\n")), Some(feed))),
+        Err(_) => return Some((Bytes::from_static(b"\n"), Some(feed))),
         Ok(Ok(event)) => event?,
         Ok(Err(error)) => {
             // The client comes again where it was.
@@ -102,5 +104,5 @@ async fn next_line(feed: Option<EventFeed>) -> Option<(Result<Bytes, Infallible>
     // An event holds only texts and numbers, so it always has a JSON form.
     let mut line = serde_json::to_vec(&event).unwrap_or_default();
     line.push(b'\n');
-    Some((Ok(line.into()), Some(feed)))
+    Some((line.into(), Some(feed)))
 }

@@ -2,32 +2,33 @@
 
 use std::io::Read;
 
-use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::Json;
+use axum::extract::State;
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
 use serde::Deserialize;
-use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use utoipa::ToSchema;
 
 use atoll_identity::{Action, Target};
 use atoll_images::{Image, ImageReference, NamedImage};
 use atoll_model::AppName;
-use atoll_model::wire::{CollectReply, ImageSummary};
+use atoll_model::wire::{CollectReply, ImageDetails, ImageSummary};
 
 use crate::Api;
+use crate::answer::NoContent;
 use crate::auth::Auth;
+use crate::body::{Params, Upload};
+use crate::describe::Routes;
 use crate::error::{ApiError, ApiResult};
 
-pub fn routes() -> Router<Api> {
-    Router::new()
-        .route("/api/v1/images", get(list).delete(remove))
-        .route("/api/v1/images/inspect", get(inspect))
-        .route("/api/v1/images/gc", post(collect))
-        .route("/api/v1/images/import", post(import).layer(DefaultBodyLimit::disable()))
+pub fn routes() -> Routes {
+    Routes::default()
+        .get("/api/v1/images", "images", "The images of the platform's registry", list)
+        .delete("/api/v1/images", "image_remove", "Forget an image's name", remove)
+        .get("/api/v1/images/inspect", "image_inspect", "What an image is made of", inspect)
+        .post("/api/v1/images/gc", "images_collect", "Remove what no name and no machine needs", collect)
+        .post("/api/v1/images/import", "image_import", "Keep an OCI or docker archive under a name", import)
 }
 
 fn summary(named: &NamedImage, image: &Image) -> ImageSummary {
@@ -49,8 +50,9 @@ async fn list(State(api): State<Api>, auth: Auth) -> ApiResult<Json<Vec<ImageSum
     Ok(Json(images))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct Named {
+    /// Such as `my-app/web:v2`.
     name: String,
 }
 
@@ -63,30 +65,30 @@ async fn may(api: &Api, auth: &Auth, name: &str, action: Action) -> ApiResult<()
     auth.app(api, app.as_str(), action).await.map(drop)
 }
 
-async fn inspect(State(api): State<Api>, auth: Auth, Query(query): Query<Named>) -> ApiResult<Json<Value>> {
+async fn inspect(State(api): State<Api>, auth: Auth, Params(query): Params<Named>) -> ApiResult<Json<ImageDetails>> {
     may(&api, &auth, &query.name, Action::Read).await?;
     let resolved = api.control.image_resolve(&query.name).await?;
     let image = api.control.image_read(resolved.digest).await?;
-    let config = &image.config;
-    Ok(Json(json!({
-        "name": query.name,
-        "digest": image.digest.to_string(),
-        "bytes": config.total_size,
-        "layers": image.diff_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "entrypoint": config.entrypoint,
-        "cmd": config.cmd,
-        "env": config.env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>(),
-        "working_dir": config.working_dir,
-        "user": config.user,
-        "exposed_ports": config.exposed_ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect::<Vec<_>>(),
-        "labels": config.labels,
-    })))
+    let config = image.config;
+    Ok(Json(ImageDetails {
+        name: query.name,
+        digest: image.digest.to_string(),
+        bytes: config.total_size,
+        layers: image.diff_ids.iter().map(ToString::to_string).collect(),
+        entrypoint: config.entrypoint,
+        cmd: config.cmd,
+        env: config.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        working_dir: config.working_dir,
+        user: config.user,
+        exposed_ports: config.exposed_ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect(),
+        labels: config.labels,
+    }))
 }
 
-async fn remove(State(api): State<Api>, auth: Auth, Query(query): Query<Named>) -> ApiResult<StatusCode> {
+async fn remove(State(api): State<Api>, auth: Auth, Params(query): Params<Named>) -> ApiResult<NoContent> {
     may(&api, &auth, &query.name, Action::Change).await?;
     api.control.image_remove(&query.name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 async fn collect(State(api): State<Api>, auth: Auth) -> ApiResult<Json<CollectReply>> {
@@ -98,8 +100,8 @@ async fn collect(State(api): State<Api>, auth: Auth) -> ApiResult<Json<CollectRe
 async fn import(
     State(api): State<Api>,
     auth: Auth,
-    Query(query): Query<Named>,
-    body: Body,
+    Params(query): Params<Named>,
+    Upload(body): Upload,
 ) -> ApiResult<Json<ImageSummary>> {
     may(&api, &auth, &query.name, Action::Change).await?;
     let (sender, receiver) = mpsc::channel(8);

@@ -1,38 +1,40 @@
 //! `GET /api/v1/apps/{app}/logs`: lines of an app's machines, as JSON lines, from all their nodes.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use utoipa::ToSchema;
 
 use atoll_identity::Action;
 use atoll_model::wire::LogRecord;
 use atoll_rpc::proto::worker::{LogLine, LogsRequest};
 
 use crate::Api;
+use crate::answer::Lines;
 use crate::auth::Auth;
-use crate::body::flag;
+use crate::body::{Flag, Params};
+use crate::describe::Routes;
 use crate::error::ApiResult;
 
-pub fn routes() -> Router<Api> {
-    Router::new().route("/api/v1/apps/{app}/logs", get(logs))
+pub fn routes() -> Routes {
+    Routes::default().get("/api/v1/apps/{app_name}/logs", "logs", "What an app's machines print", logs)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct LogsQuery {
     machine: Option<String>,
     region: Option<String>,
+    /// Lines of the past; 100 if absent, 10,000 at most.
     tail: Option<u32>,
-    follow: Option<String>,
+    /// Go on with what is printed from now on.
+    #[serde(default)]
+    #[schema(value_type = bool)]
+    follow: Flag,
 }
 
 const MAX_TAIL: u32 = 10_000;
@@ -43,10 +45,10 @@ async fn logs(
     State(api): State<Api>,
     auth: Auth,
     Path(app): Path<String>,
-    Query(query): Query<LogsQuery>,
-) -> ApiResult<Response> {
+    Params(query): Params<LogsQuery>,
+) -> ApiResult<Lines<LogRecord>> {
     let app = auth.app(&api, &app, Action::Read).await?;
-    let follow = flag(query.follow.as_deref());
+    let follow = query.follow.0;
     let tail = query.tail.unwrap_or(100).min(MAX_TAIL);
     let mut nodes: Vec<_> = api
         .control
@@ -86,8 +88,7 @@ async fn logs(
         });
     }
     drop(sender);
-    let body = if follow { follow_body(receiver) } else { sorted_body(receiver, tail).await };
-    Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+    Ok(if follow { following(receiver) } else { sorted(receiver, tail).await })
 }
 
 fn record(line: LogLine) -> Option<LogRecord> {
@@ -108,18 +109,18 @@ fn encode(record: &LogRecord) -> Bytes {
 }
 
 /// All lines, by their time.
-async fn sorted_body(mut lines: mpsc::Receiver<LogRecord>, tail: u32) -> Body {
+async fn sorted(mut lines: mpsc::Receiver<LogRecord>, tail: u32) -> Lines<LogRecord> {
     let mut records = Vec::new();
     while let Some(record) = lines.recv().await {
         records.push(record);
     }
     records.sort_by_key(|record| record.timestamp_ms);
     let skip = records.len().saturating_sub(tail as usize);
-    Body::from(records.iter().skip(skip).map(encode).collect::<Vec<_>>().concat())
+    Lines::whole(records.iter().skip(skip).map(encode).collect::<Vec<_>>().concat())
 }
 
-fn follow_body(lines: mpsc::Receiver<LogRecord>) -> Body {
+fn following(lines: mpsc::Receiver<LogRecord>) -> Lines<LogRecord> {
     let lines =
         ReceiverStream::new(lines).map(|record| encode(&record)).timeout_repeating(tokio::time::interval(KEEP_ALIVE));
-    Body::from_stream(lines.map(|line| Ok::<_, Infallible>(line.unwrap_or_else(|_| Bytes::from_static(b"\n")))))
+    Lines::stream(lines.map(|line| line.unwrap_or_else(|_| Bytes::from_static(b"\n"))))
 }

@@ -6,19 +6,19 @@ mod images;
 mod logs;
 mod nodes;
 mod records;
+mod registries;
 mod tokens;
 
-use axum::Router;
+use crate::describe::Routes;
 
-use crate::Api;
-
-pub fn routes() -> Router<Api> {
-    Router::new()
+pub fn routes() -> Routes {
+    Routes::default()
         .merge(console::routes())
         .merge(deploys::routes())
         .merge(images::routes())
         .merge(logs::routes())
         .merge(nodes::routes())
         .merge(records::routes())
+        .merge(registries::routes())
         .merge(tokens::routes())
 }

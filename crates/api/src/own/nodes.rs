@@ -1,10 +1,9 @@
 //! `/api/v1/nodes`: the platform's servers.
 
+use axum::Json;
 use axum::extract::{Path, State};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use atoll_identity::{Action, Target};
 use atoll_model::row::NodeState;
@@ -14,14 +13,15 @@ use atoll_store::NodeStatus;
 
 use crate::Api;
 use crate::auth::Auth;
-use crate::body::Body;
+use crate::body::OptionalBody;
+use crate::describe::Routes;
 use crate::error::{ApiError, ApiResult};
 
-pub fn routes() -> Router<Api> {
-    Router::new()
-        .route("/api/v1/nodes", get(list))
-        .route("/api/v1/nodes/tokens", post(token))
-        .route("/api/v1/nodes/{node}/{verb}", post(change))
+pub fn routes() -> Routes {
+    Routes::default()
+        .get("/api/v1/nodes", "nodes", "The platform's servers", list)
+        .post("/api/v1/nodes/tokens", "node_token_create", "A token that one new server joins with", token)
+        .post("/api/v1/nodes/{node}/{verb}", "node_change", "drain, undrain, revoke or remove a server", change)
 }
 
 async fn list(State(api): State<Api>, auth: Auth) -> ApiResult<Json<Vec<NodeSummary>>> {
@@ -52,14 +52,19 @@ async fn list(State(api): State<Api>, auth: Auth) -> ApiResult<Json<Vec<NodeSumm
     Ok(Json(shown))
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
+#[schema(as = JoinTokenRequest)]
 struct TokenBody {
     /// The only region that the new server may take.
     #[serde(default)]
     region: Option<RegionCode>,
 }
 
-async fn token(State(api): State<Api>, auth: Auth, Body(body): Body<TokenBody>) -> ApiResult<Json<JoinTokenReply>> {
+async fn token(
+    State(api): State<Api>,
+    auth: Auth,
+    OptionalBody(body): OptionalBody<TokenBody>,
+) -> ApiResult<Json<JoinTokenReply>> {
     auth.may(Action::Administer, Target::Nodes)?;
     let made = api.control.node_token_create(&auth.name(), body.region).await?;
     Ok(Json(JoinTokenReply {
@@ -69,18 +74,28 @@ async fn token(State(api): State<Api>, auth: Auth, Body(body): Body<TokenBody>) 
     }))
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
+#[schema(as = NodeChangeRequest)]
 struct ChangeBody {
+    /// For `remove`: the server is gone for good.
     #[serde(default)]
     lost: bool,
+}
+
+#[derive(Serialize, ToSchema)]
+struct NodeChanged {
+    ok: bool,
+    /// Those that were on a removed server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machines_given_up: Option<usize>,
 }
 
 async fn change(
     State(api): State<Api>,
     auth: Auth,
     Path((node, verb)): Path<(String, String)>,
-    Body(body): Body<ChangeBody>,
-) -> ApiResult<Json<Value>> {
+    OptionalBody(body): OptionalBody<ChangeBody>,
+) -> ApiResult<Json<NodeChanged>> {
     auth.may(Action::Administer, Target::Nodes)?;
     let node: NodeName = node.parse().map_err(|error| ApiError::of_path(&error))?;
     let state = match verb.as_str() {
@@ -89,7 +104,7 @@ async fn change(
         "revoke" => NodeStatus::Revoked,
         "remove" if body.lost => {
             let machines = api.control.node_remove_lost(&node).await?;
-            return Ok(Json(json!({"ok": true, "machines_given_up": machines})));
+            return Ok(Json(NodeChanged { ok: true, machines_given_up: Some(machines) }));
         }
         "remove" => {
             return Err(ApiError::invalid("only a server that is gone for good can be removed: send {\"lost\": true}"));
@@ -97,5 +112,5 @@ async fn change(
         _ => return Err(ApiError::not_found(format!("there is no {verb:?} for a server"))),
     };
     api.control.node_set_state(&node, state).await?;
-    Ok(Json(json!({"ok": true})))
+    Ok(Json(NodeChanged { ok: true, machines_given_up: None }))
 }

@@ -1,24 +1,20 @@
 //! `GET /api/v1/control/backup`: a consistent copy of control's records, for either engine.
 
-use axum::Router;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 
 use atoll_identity::{Action, Target};
 
 use crate::Api;
+use crate::answer::Zstd;
 use crate::auth::Auth;
+use crate::describe::Routes;
 use crate::error::ApiResult;
 
-pub fn routes() -> Router<Api> {
-    Router::new().route("/api/v1/control/backup", get(backup))
+pub fn routes() -> Routes {
+    Routes::default().get("/api/v1/control/backup", "backup", "A consistent copy of control's records", backup)
 }
 
-async fn backup(State(api): State<Api>, auth: Auth) -> ApiResult<Response> {
+async fn backup(State(api): State<Api>, auth: Auth) -> ApiResult<Zstd> {
     auth.may(Action::Administer, Target::Nodes)?;
-    let bytes = api.control.backup().await?;
-    Ok(([(CONTENT_TYPE, "application/zstd")], Body::from(bytes)).into_response())
+    Ok(Zstd(api.control.backup().await?))
 }

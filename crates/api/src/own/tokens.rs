@@ -1,20 +1,24 @@
 //! `/api/v1/tokens`: tokens for people and programs. A token's text is shown once.
 
+use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::routing::{delete, get};
-use axum::{Json, Router};
 
 use atoll_identity::{Action, Target, token_create};
 use atoll_model::wire::{TokenReply, TokenRequest};
 use atoll_store::{NewToken, Token, TokenKind};
 
 use crate::Api;
+use crate::answer::NoContent;
 use crate::auth::Auth;
+use crate::body::Body;
+use crate::describe::Routes;
 use crate::error::{ApiError, ApiResult};
 
-pub fn routes() -> Router<Api> {
-    Router::new().route("/api/v1/tokens", get(list).post(create)).route("/api/v1/tokens/{id}", delete(revoke))
+pub fn routes() -> Routes {
+    Routes::default()
+        .get("/api/v1/tokens", "tokens", "The tokens that live, without their texts", list)
+        .post("/api/v1/tokens", "token_create", "Make a token; its text is shown once", create)
+        .delete("/api/v1/tokens/{id}", "token_revoke", "Revoke a token", revoke)
 }
 
 fn reply(token: Token, text: Option<String>) -> TokenReply {
@@ -25,7 +29,7 @@ fn reply(token: Token, text: Option<String>) -> TokenReply {
     TokenReply { id: token.id, token: text, name: token.name, role, expires_at_ms: token.expires_at_ms }
 }
 
-async fn create(State(api): State<Api>, auth: Auth, Json(wanted): Json<TokenRequest>) -> ApiResult<Json<TokenReply>> {
+async fn create(State(api): State<Api>, auth: Auth, Body(wanted): Body<TokenRequest>) -> ApiResult<Json<TokenReply>> {
     auth.may(Action::Administer, Target::Nodes)?;
     let kind = match wanted.role.as_str() {
         "owner" => TokenKind::Owner,
@@ -55,7 +59,7 @@ async fn list(State(api): State<Api>, auth: Auth) -> ApiResult<Json<Vec<TokenRep
     Ok(Json(live.map(|token| reply(token, None)).collect()))
 }
 
-async fn revoke(State(api): State<Api>, auth: Auth, Path(id): Path<String>) -> ApiResult<StatusCode> {
+async fn revoke(State(api): State<Api>, auth: Auth, Path(id): Path<String>) -> ApiResult<NoContent> {
     auth.may(Action::Administer, Target::Nodes)?;
     let (id, now) = (&id, api.control.now_ms());
     api.control.store.write(|tx| async move { tx.token_revoke(id, now).await }).await.map_err(|error| {
@@ -64,5 +68,5 @@ async fn revoke(State(api): State<Api>, auth: Auth, Path(id): Path<String>) -> A
             _ => error.into(),
         }
     })?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

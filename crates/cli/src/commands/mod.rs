@@ -10,6 +10,7 @@ mod logs;
 mod machine;
 mod node;
 mod regions;
+mod registry;
 mod releases;
 mod scale;
 mod secrets;
@@ -48,6 +49,9 @@ pub enum Command {
     /// Images kept by this platform
     #[command(subcommand, visible_alias = "images")]
     Image(image::ImageCommand),
+    /// Logins at other registries that images are pulled from
+    #[command(subcommand)]
+    Registry(registry::RegistryCommand),
     /// A terminal in a machine
     #[command(subcommand)]
     Ssh(console::SshCommand),
@@ -81,6 +85,7 @@ pub async fn run(command: Command, connection: &Connection, printer: &Printer) -
         Command::Releases(command) => releases::run(command, &client, printer).await,
         Command::Regions(command) => regions::run(command, &client, printer).await,
         Command::Image(command) => image::run(command, &client, printer).await,
+        Command::Registry(command) => registry::run(command, &client, printer).await,
         Command::Ssh(command) => console::run(command, &client, printer).await,
         Command::Node(command) => node::run(command, &client, printer).await,
         Command::Token(command) => token::run(command, &client, printer).await,

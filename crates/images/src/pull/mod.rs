@@ -84,6 +84,11 @@ impl Puller {
         Ok(Self { secure: client(true)?, plain: client(false)?, options })
     }
 
+    /// The same connections under other options.
+    pub fn with_options(&self, options: PullOptions) -> Self {
+        Self { secure: self.secure.clone(), plain: self.plain.clone(), options }
+    }
+
     /// The digest that a name means now: of the manifest or index, as the registry has it.
     pub async fn resolve(&self, reference: &ImageReference) -> Result<Digest, PullError> {
         let remote = self.remote(reference)?;

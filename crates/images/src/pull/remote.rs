@@ -127,6 +127,11 @@ impl<'a> Remote<'a> {
         }
         let authorization = self.authorize(&response).await?;
         let response = authorized(Some(&authorization)).send().await.map_err(|error| self.broken(error))?;
+        if response.status() == StatusCode::UNAUTHORIZED
+            && let Some(login) = self.login
+        {
+            return Err(self.refuses(login));
+        }
         *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(authorization);
         Ok(response)
     }
@@ -137,7 +142,7 @@ impl<'a> Remote<'a> {
         let mut challenges = challenges.filter_map(|value| challenge::parse(value.to_str().ok()?));
         let challenge = challenges.next().ok_or_else(|| self.denied("it wants a login of an unknown kind"))?;
         let authorization = match (challenge, self.login) {
-            (Challenge::Basic, None) => return Err(self.denied("it wants a login; configure one for this registry")),
+            (Challenge::Basic, None) => return Err(self.wants_login()),
             (Challenge::Basic, Some(login)) => basic(login),
             (Challenge::Bearer { realm, service, scope }, login) => {
                 format!("Bearer {}", self.token(&realm, service.as_deref(), scope.as_deref(), login).await?)
@@ -165,7 +170,7 @@ impl<'a> Remote<'a> {
         }
         let response = request.send().await.map_err(|error| self.broken(error))?;
         if response.status().is_client_error() {
-            return Err(self.denied("it gives no token; configure a login for this registry, or check it"));
+            return Err(self.login.map_or_else(|| self.wants_login(), |login| self.refuses(login)));
         }
         let response = self.check(response, || "token".to_owned()).await?;
         let token: Token = serde_json::from_slice(&self.small_body(response, MAX_TOKEN).await?)
@@ -205,6 +210,17 @@ impl<'a> Remote<'a> {
 
     fn denied(&self, reason: &str) -> SourceError {
         SourceError::Denied { place: self.host.to_string(), reason: reason.to_owned() }
+    }
+
+    fn wants_login(&self) -> SourceError {
+        self.denied(&format!("it wants a login; keep one with `atoll registry login {}`", self.host))
+    }
+
+    fn refuses(&self, login: &Login) -> SourceError {
+        self.denied(&format!(
+            "it refuses the login of {:?}; give the right password with `atoll registry login {}`",
+            login.user, self.host
+        ))
     }
 
     fn wrong(&self, reason: String) -> SourceError {

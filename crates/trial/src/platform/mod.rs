@@ -134,6 +134,11 @@ impl Platform {
         &self.client
     }
 
+    /// The first token: an owner's.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// The platform's authority, for HTTPS.
     pub fn ca(&self) -> &Path {
         &self.ca

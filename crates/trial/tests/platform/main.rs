@@ -9,6 +9,7 @@ mod full_disk;
 mod joining;
 mod one_node;
 mod power_cut;
+mod registries;
 mod slow_link;
 mod support;
 mod three_regions;
