@@ -22,7 +22,7 @@ struct Program {
     #[command(flatten)]
     connection: Connection,
 
-    /// Print data as JSON
+    /// Print data as JSON; progress and logs as one object a line
     #[arg(long, global = true)]
     json: bool,
 

@@ -36,10 +36,15 @@ impl Outcome {
 pub enum CliError {
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The platform's answer, where the command knows what may help.
+    #[error("{answer}")]
+    Advised { answer: ClientError, hint: String },
     #[error("{message}")]
     Usage { message: String, hint: Option<String> },
     #[error("{message}")]
     Failed { message: String },
+    #[error("{message}")]
+    NotFound { message: String },
     #[error("cannot {action}")]
     Io {
         action: String,
@@ -64,13 +69,15 @@ impl CliError {
 
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Client(error) => match error.kind() {
+            Self::Client(error) | Self::Advised { answer: error, .. } => match error.kind() {
+                Kind::Invalid => Outcome::Usage,
                 Kind::Refused | Kind::Unavailable => Outcome::Failed,
                 Kind::NotAllowed => Outcome::NotAllowed,
                 Kind::NotFound => Outcome::NotFound,
                 Kind::TimedOut => Outcome::TimedOut,
             },
             Self::Usage { .. } => Outcome::Usage,
+            Self::NotFound { .. } => Outcome::NotFound,
             Self::Failed { .. } | Self::Io { .. } => Outcome::Failed,
         }
     }
@@ -78,6 +85,7 @@ impl CliError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Usage { hint, .. } => hint.as_deref(),
+            Self::Advised { hint, .. } => Some(hint),
             Self::Client(error) if error.kind() == Kind::NotAllowed => {
                 Some("log in with `atoll auth login`, or set ATOLL_TOKEN")
             }

@@ -54,6 +54,11 @@ impl Printer {
         }
     }
 
+    /// A change was made: `text` for people, and `data` as JSON for programs.
+    pub fn done(&self, text: &str, data: serde_json::Value) {
+        self.data(&data, |printer| printer.note(text));
+    }
+
     pub fn table(&self, header: &[&str], rows: Vec<Vec<String>>) {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);

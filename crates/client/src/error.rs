@@ -3,7 +3,9 @@
 /// Whose fault a failure is and what helps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// The request is wrong, or the platform refuses it.
+    /// The request itself is wrong: a value that cannot be, a malformed fly.toml, an address that is none.
+    Invalid,
+    /// The platform refuses it as things are now.
     Refused,
     /// No token, or one that may not do this.
     NotAllowed,
@@ -39,11 +41,12 @@ pub enum ClientError {
 impl ClientError {
     pub fn kind(&self) -> Kind {
         match self {
+            Self::Answer { status: 400, .. } | Self::Setup(_) => Kind::Invalid,
             Self::Answer { status: 401 | 403, .. } => Kind::NotAllowed,
             Self::Answer { status: 404, .. } => Kind::NotFound,
             Self::Answer { status: 408 | 504, .. } => Kind::TimedOut,
             Self::Answer { status: 500.., .. } => Kind::Unavailable,
-            Self::Answer { .. } | Self::Setup(_) => Kind::Refused,
+            Self::Answer { .. } => Kind::Refused,
             Self::Connect { source, .. } if source.is_timeout() => Kind::TimedOut,
             Self::Connect { .. } | Self::Unreadable { .. } | Self::Broken(_) => Kind::Unavailable,
         }

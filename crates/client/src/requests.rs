@@ -32,6 +32,10 @@ impl Client {
     /// `base`: scheme, host and port. `ca`: PEM file to trust instead of the system's authorities.
     pub fn new(base: &str, token: Option<String>, ca: Option<&Path>) -> Result<Self, ClientError> {
         let setup = |what: String| ClientError::Setup(what);
+        let url = reqwest::Url::parse(base).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        if url.is_none() {
+            return Err(setup(format!("{base:?} is no address of an API: write it as http://127.0.0.1:4280")));
+        }
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("atoll/", env!("CARGO_PKG_VERSION")))
@@ -83,6 +87,13 @@ impl Client {
         let url = response.url().to_string();
         let body = response.bytes().await.map_err(|error| ClientError::Broken(error.into()))?;
         serde_json::from_slice(&body).map_err(|source| ClientError::Unreadable { url, source: source.into() })
+    }
+
+    /// Waits until a machine is in a state, `seconds` (1 to 60) at most.
+    pub async fn machine_wait(&self, app: &str, id: &str, state: &str, seconds: u64) -> Result<(), ClientError> {
+        let path = format!("/v1/apps/{app}/machines/{id}/wait");
+        let query = [("state", state.to_owned()), ("timeout", seconds.to_string())];
+        self.send(self.request(Method::GET, &path).query(&query)).await.map(drop)
     }
 
     /// Any route, for programs that drive the API by hand.

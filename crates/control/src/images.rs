@@ -96,7 +96,7 @@ impl Control {
             Target::Tag(tag) => self.images.resolve_tag(&reference.repository, &tag),
         };
         let digest = digest.ok_or_else(|| {
-            ControlError::invalid(format!(
+            ControlError::not_found(format!(
                 "there is no image {text:?} on this platform; see `atoll image list`, or import one with `atoll image import`"
             ))
         })?;

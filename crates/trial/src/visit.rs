@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject;
@@ -57,6 +57,7 @@ impl<'a> Ask<'a> {
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: StatusCode,
+    pub headers: HeaderMap,
     /// Region of the edge that answered.
     pub edge: Option<String>,
     pub body: Bytes,
@@ -131,6 +132,7 @@ async fn exchange(
     let id = response.headers().get("fly-request-id").and_then(|id| id.to_str().ok());
     // `<ULID>-<region of the edge>`
     let edge = id.and_then(|id| id.rsplit_once('-')).map(|(_, region)| region.to_owned());
+    let headers = response.headers().clone();
     let body = response.into_body().collect().await?.to_bytes();
-    Ok(Answer { status, edge, body, took: Duration::ZERO })
+    Ok(Answer { status, headers, edge, body, took: Duration::ZERO })
 }

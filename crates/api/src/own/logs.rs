@@ -19,7 +19,7 @@ use crate::answer::Lines;
 use crate::auth::Auth;
 use crate::body::{Flag, Params};
 use crate::describe::Routes;
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult};
 
 pub fn routes() -> Routes {
     Routes::default().get("/api/v1/apps/{app_name}/logs", "logs", "What an app's machines print", logs)
@@ -50,10 +50,13 @@ async fn logs(
     let app = auth.app(&api, &app, Action::Read).await?;
     let follow = query.follow.0;
     let tail = query.tail.unwrap_or(100).min(MAX_TAIL);
-    let mut nodes: Vec<_> = api
-        .control
-        .machine_records(&app.name, false)
-        .await?
+    let records = api.control.machine_records(&app.name, false).await?;
+    if let Some(wanted) = &query.machine
+        && records.iter().all(|record| record.id.to_string() != *wanted)
+    {
+        return Err(ApiError::not_found(format!("app {} has no machine {wanted:?}", app.name)));
+    }
+    let mut nodes: Vec<_> = records
         .into_iter()
         .filter(|record| query.machine.as_ref().is_none_or(|wanted| *wanted == record.id.to_string()))
         .filter(|record| query.region.as_deref().is_none_or(|wanted| wanted == record.region.as_str()))

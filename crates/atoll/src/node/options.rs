@@ -19,7 +19,7 @@ pub struct ServerOptions {
     pub config: PathBuf,
 
     /// Where this server stands: a region code such as ams, nrt or ord
-    #[arg(long, env = "ATOLL_REGION", default_value = "ams")]
+    #[arg(long, env = "ATOLL_REGION", default_value = "ams", value_parser = known_region)]
     pub region: String,
 
     /// This server's name, unique on the platform [default: the host name]
@@ -98,6 +98,10 @@ pub struct ControlOptions {
     /// Records: postgres://… instead of the SQLite file in the state folder
     #[arg(long, env = "ATOLL_DATABASE")]
     pub database: Option<String>,
+}
+
+fn known_region(text: &str) -> Result<String, String> {
+    super::setup::parse_region(text).map(|region| region.to_string()).map_err(|error| error.to_string())
 }
 
 const DEFAULT_CONFIG: &str = "/etc/atoll/config.toml";

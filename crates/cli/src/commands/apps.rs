@@ -1,6 +1,7 @@
 //! `atoll apps`
 
 use clap::Subcommand;
+use serde_json::json;
 
 use atoll_client::Client;
 
@@ -34,7 +35,10 @@ pub async fn run(command: AppsCommand, client: &Client, printer: &Printer) -> Cl
     match command {
         AppsCommand::Create { name, org } => {
             let created = client.app_create(&name, &org).await?;
-            printer.data(&created, |printer| printer.line(&format!("created app {name}")));
+            printer.data(&created, |printer| {
+                printer.line(&format!("created app {name}"));
+                printer.note(&format!("next: `atoll deploy -a {name}` in a folder with a fly.toml"));
+            });
         }
         AppsCommand::List { org } => {
             let list = client.app_list(&org).await?;
@@ -53,7 +57,7 @@ pub async fn run(command: AppsCommand, client: &Client, printer: &Printer) -> Cl
                 return Err(CliError::failed("nothing was destroyed"));
             }
             client.app_destroy(&name).await?;
-            printer.note(&format!("destroyed app {name}"));
+            printer.done(&format!("destroyed app {name}"), json!({"destroyed": name}));
         }
     }
     Ok(Outcome::Done)

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use serde_json::json;
 
 use atoll_client::Client;
 
@@ -31,7 +32,7 @@ pub async fn run(command: AuthCommand, connection: &Connection, printer: &Printe
         AuthCommand::Login { api, token } => login(api, token, connection.ca.clone(), printer).await,
         AuthCommand::Logout => {
             let path = LoginFile::default().save()?;
-            printer.note(&format!("forgot the login in {}", path.display()));
+            printer.done(&format!("forgot the login in {}", path.display()), json!({"file": path}));
             Ok(Outcome::Done)
         }
         AuthCommand::Whoami => {
@@ -60,7 +61,7 @@ async fn login(api: String, token: Option<String>, ca: Option<PathBuf>, printer:
     let ca = ca.map(|path| path.canonicalize().unwrap_or(path));
     // A login that does not work is not kept.
     Client::new(&api, Some(token.clone()), ca.as_deref())?.app_list("personal").await?;
-    let path = LoginFile { api: Some(api), token: Some(token), ca }.save()?;
-    printer.note(&format!("logged in; kept in {}", path.display()));
+    let path = LoginFile { api: Some(api.clone()), token: Some(token), ca }.save()?;
+    printer.done(&format!("logged in; kept in {}", path.display()), json!({"api": api, "file": path}));
     Ok(Outcome::Done)
 }

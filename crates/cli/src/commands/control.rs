@@ -1,6 +1,6 @@
 //! `atoll control`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use tokio::io::AsyncWriteExt;
@@ -36,20 +36,35 @@ pub async fn run(command: ControlCommand, client: &Client, printer: &Printer) ->
     let ControlCommand::Backup { file } = command else {
         return Err(CliError::usage("a restore works on the server itself, not through its API"));
     };
+    if file.exists() {
+        return Err(CliError::usage(format!("{} exists already", file.display())));
+    }
+    let temporary = file.with_extension("partial");
+    let written = download(client, &temporary).await;
+    let bytes = match written {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            // What is half a backup must not be taken for one; that it could not be removed adds nothing.
+            tokio::fs::remove_file(&temporary).await.ok();
+            return Err(error);
+        }
+    };
+    tokio::fs::rename(&temporary, &file).await.map_err(CliError::io(format!("write {}", file.display())))?;
+    let text = format!("wrote {} ({})", file.display(), crate::printer::size(bytes));
+    printer.done(&text, serde_json::json!({"file": file, "bytes": bytes}));
+    Ok(Outcome::Done)
+}
+
+/// Writes the backup to a new file; answers its size in bytes.
+async fn download(client: &Client, file: &Path) -> Result<u64, CliError> {
     let mut response = client.backup().await?;
     let write = format!("write {}", file.display());
-    let temporary = file.with_extension("partial");
-    let mut out = tokio::fs::File::create_new(&temporary).await.map_err(CliError::io(write.clone()))?;
+    let mut out = tokio::fs::File::create(file).await.map_err(CliError::io(write.clone()))?;
     let mut bytes = 0;
     while let Some(chunk) = response.chunk().await.map_err(|error| ClientError::Broken(error.into()))? {
         bytes += chunk.len() as u64;
         out.write_all(&chunk).await.map_err(CliError::io(write.clone()))?;
     }
-    out.sync_all().await.map_err(CliError::io(write.clone()))?;
-    if file.exists() {
-        return Err(CliError::usage(format!("{} exists already", file.display())));
-    }
-    tokio::fs::rename(&temporary, &file).await.map_err(CliError::io(write))?;
-    printer.note(&format!("wrote {} ({})", file.display(), crate::printer::size(bytes)));
-    Ok(Outcome::Done)
+    out.sync_all().await.map_err(CliError::io(write))?;
+    Ok(bytes)
 }

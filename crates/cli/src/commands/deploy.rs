@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use atoll_client::{Client, ClientError};
+use atoll_client::{Client, ClientError, Kind};
 use atoll_manifest::files::check_sizes;
 use atoll_manifest::{Manifest, Options};
 use atoll_model::RegionCode;
@@ -61,6 +61,10 @@ pub async fn run(command: DeployCommand, client: &Client, printer: &Printer) -> 
         Some(image) if Path::new(&image).exists() => {
             Some(super::image::import(client, printer, Path::new(&image), &upload_name(&app)).await?)
         }
+        // No reference begins like this: a path was meant.
+        Some(image) if image.starts_with(['/', '.']) => {
+            return Err(CliError::usage(format!("there is no image at {image}")));
+        }
         other => other,
     };
     let options = Options { strict: command.strict, allow_unsupported: command.allow_unsupported };
@@ -76,18 +80,25 @@ pub async fn run(command: DeployCommand, client: &Client, printer: &Printer) -> 
         skip_unreachable: command.skip_unreachable,
         local_files,
     };
-    let accepted = client.deploy(&app, &request).await?;
+    let accepted = client.deploy(&app, &request).await.map_err(|error| advise(error, &app))?;
     for warning in &accepted.warnings {
         printer.warn(warning);
     }
     if command.detach {
         printer.data(&accepted, |printer| {
-            printer.line(&format!("release {} of {app} is being deployed", accepted.release))
+            printer.line(&format!("release {} of {app} is being deployed", accepted.release));
+            printer.note(&format!("follow it with {}", reattach(&app, accepted.release)));
         });
         return Ok(Outcome::Done);
     }
-    printer.note(&format!("release {} of {app}", accepted.release));
-    follow(client, printer, &app, accepted.release).await
+    let outcome = follow(client, printer, &app, accepted.release).await?;
+    if outcome == Outcome::Done && !printer.json {
+        // Only a kindness: the deploy is done whatever the answer.
+        if let Ok(status) = client.app_status(&app).await {
+            printer.note(&format!("look at it with `atoll status -a {app}`; it is served as {}", status.hostname));
+        }
+    }
+    Ok(outcome)
 }
 
 /// Reads the files that `[[files]] local_path` names, relative to the folder of fly.toml.
@@ -115,13 +126,42 @@ fn local_files(manifest: &str, file: &Path, options: &Options) -> Result<BTreeMa
     Ok(contents)
 }
 
+fn reattach(app: &str, release: u64) -> String {
+    format!("`atoll deploy -a {app} --watch {release}`")
+}
+
+/// What a newcomer has most often forgotten.
+fn advise(error: ClientError, app: &str) -> CliError {
+    match error.kind() {
+        Kind::NotFound if error.to_string().contains("App") => {
+            CliError::Advised { answer: error, hint: format!("create it with `atoll apps create {app}`") }
+        }
+        _ => error.into(),
+    }
+}
+
+/// What shells make of a program that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
 /// Each upload has a name of its own, so that deploys never change each other's image.
 fn upload_name(app: &str) -> String {
     format!("{app}/deploy:{}", now_ms())
 }
 
-/// Shows a release's progress until it ends; survives broken connections.
+/// Shows a release's progress until it ends; survives broken connections. Interrupting ends the
+/// showing alone: the server finishes.
 pub async fn follow(client: &Client, printer: &Printer, app: &str, release: u64) -> CliResult {
+    printer.note(&format!("release {release} of {app}"));
+    tokio::select! {
+        outcome = show(client, printer, app, release) => outcome,
+        Ok(()) = tokio::signal::ctrl_c() => {
+            printer.note(&format!("the deploy goes on without you; follow it with {}", reattach(app, release)));
+            Ok(Outcome::Exit(INTERRUPTED))
+        }
+    }
+}
+
+async fn show(client: &Client, printer: &Printer, app: &str, release: u64) -> CliResult {
     let mut view = View::new(printer);
     let mut after = 0;
     let mut failures = 0;

@@ -57,7 +57,7 @@ pub async fn run(command: ImageCommand, client: &Client, printer: &Printer) -> C
         }
         ImageCommand::Rm { name } => {
             client.image_remove(&name).await?;
-            printer.note(&format!("forgot {name}"));
+            printer.done(&format!("forgot {name}"), serde_json::json!({"forgot": name}));
         }
         ImageCommand::Gc => {
             let freed = client.image_collect().await?;
@@ -71,7 +71,6 @@ pub async fn run(command: ImageCommand, client: &Client, printer: &Printer) -> C
 
 /// Uploads an image from disk under `name`; answers the name.
 pub async fn import(client: &Client, printer: &Printer, path: &Path, name: &str) -> Result<String, CliError> {
-    printer.note(&format!("uploading {}", path.display()));
     let body = if path.is_dir() {
         if !path.join("oci-layout").exists() {
             return Err(CliError::usage(format!(
@@ -84,6 +83,7 @@ pub async fn import(client: &Client, printer: &Printer, path: &Path, name: &str)
         let file = tokio::fs::File::open(path).await.map_err(CliError::io(format!("read {}", path.display())))?;
         reqwest::Body::wrap_stream(ReaderStream::with_capacity(file, 1 << 16))
     };
+    printer.note(&format!("uploading {}", path.display()));
     let summary = client.image_import(name, body).await?;
     printer.note(&format!("imported {} ({}, {})", summary.name, size(summary.bytes), summary.digest));
     Ok(summary.name)

@@ -3,7 +3,8 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use atoll_client::Client;
+use atoll_client::{Client, ClientError};
+use atoll_model::MachineState::{self, Started, Stopped, Suspended};
 
 use crate::outcome::{CliResult, Outcome};
 use crate::printer::{age, now_ms};
@@ -16,12 +17,12 @@ pub enum MachineCommand {
     List(AppTarget),
     /// Show one machine with its events
     Status(One),
-    /// Start machines
-    Start(Several),
-    /// Stop machines
+    /// Start machines and wait until they run
+    Start(Steered),
+    /// Stop machines and wait until they have ended
     Stop {
         #[command(flatten)]
-        several: Several,
+        steered: Steered,
         /// Signal to send first, such as SIGTERM
         #[arg(long)]
         signal: Option<String>,
@@ -30,9 +31,9 @@ pub enum MachineCommand {
         timeout: Option<String>,
     },
     /// Suspend machines
-    Suspend(Several),
-    /// Restart machines
-    Restart(Several),
+    Suspend(Steered),
+    /// Restart machines and wait until they run
+    Restart(Steered),
     /// Destroy machines
     Destroy {
         #[command(flatten)]
@@ -45,9 +46,10 @@ pub enum MachineCommand {
     Exec {
         #[command(flatten)]
         one: One,
-        /// Seconds
-        #[arg(long, default_value_t = 60)]
+        /// Seconds until it is given up, 60 at most
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=60))]
         timeout: u64,
+        /// Program and arguments, without a shell
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
@@ -59,6 +61,7 @@ pub enum MachineCommand {
 
 #[derive(Args, Debug)]
 pub struct One {
+    /// The machine, as `atoll machine list` shows it
     id: String,
     #[command(flatten)]
     target: AppTarget,
@@ -66,18 +69,28 @@ pub struct One {
 
 #[derive(Args, Debug)]
 pub struct Several {
+    /// The machines, as `atoll machine list` shows them
     #[arg(required = true)]
     ids: Vec<String>,
     #[command(flatten)]
     target: AppTarget,
 }
 
+#[derive(Args, Debug)]
+pub struct Steered {
+    #[command(flatten)]
+    several: Several,
+    /// Seconds to wait for it, 60 at most; 0 only asks for it
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=60))]
+    wait: u64,
+}
+
 pub async fn run(command: MachineCommand, client: &Client, printer: &Printer) -> CliResult {
     match command {
         MachineCommand::List(target) => list(&target.name()?, client, printer).await,
         MachineCommand::Status(one) => status(&one, client, printer).await,
-        MachineCommand::Start(several) => change(&several, "start", json!({}), client, printer).await,
-        MachineCommand::Stop { several, signal, timeout } => {
+        MachineCommand::Start(steered) => steer(&steered, "start", Started, json!({}), client, printer).await,
+        MachineCommand::Stop { steered, signal, timeout } => {
             let mut body = json!({});
             if let Some(signal) = signal {
                 body["signal"] = signal.into();
@@ -85,19 +98,19 @@ pub async fn run(command: MachineCommand, client: &Client, printer: &Printer) ->
             if let Some(timeout) = timeout {
                 body["timeout"] = timeout.into();
             }
-            change(&several, "stop", body, client, printer).await
+            steer(&steered, "stop", Stopped, body, client, printer).await
         }
-        MachineCommand::Suspend(several) => change(&several, "suspend", json!({}), client, printer).await,
-        MachineCommand::Restart(several) => change(&several, "restart", json!({}), client, printer).await,
-        MachineCommand::Cordon(several) => change(&several, "cordon", json!({}), client, printer).await,
-        MachineCommand::Uncordon(several) => change(&several, "uncordon", json!({}), client, printer).await,
+        MachineCommand::Suspend(steered) => steer(&steered, "suspend", Suspended, json!({}), client, printer).await,
+        MachineCommand::Restart(steered) => steer(&steered, "restart", Started, json!({}), client, printer).await,
+        MachineCommand::Cordon(several) => simply(&several, "cordon", client, printer).await,
+        MachineCommand::Uncordon(several) => simply(&several, "uncordon", client, printer).await,
         MachineCommand::Destroy { several, force } => {
             let app = several.target.name()?;
-            for id in &several.ids {
+            each(&several.ids, printer, async |id| {
                 client.machine_destroy(&app, id, force).await?;
-                printer.note(&format!("destroyed {id}"));
-            }
-            Ok(Outcome::Done)
+                Ok("destroyed".to_owned())
+            })
+            .await
         }
         MachineCommand::Exec { one, timeout, command } => {
             let app = one.target.name()?;
@@ -111,17 +124,59 @@ pub async fn run(command: MachineCommand, client: &Client, printer: &Printer) ->
     }
 }
 
-async fn change(several: &Several, verb: &str, body: Value, client: &Client, printer: &Printer) -> CliResult {
+/// Asks for a change that leads to a state, and waits for that.
+async fn steer(
+    steered: &Steered,
+    verb: &str,
+    leads_to: MachineState,
+    body: Value,
+    client: &Client,
+    printer: &Printer,
+) -> CliResult {
+    let app = steered.several.target.name()?;
+    each(&steered.several.ids, printer, async |id| {
+        client.machine_change(&app, id, verb, &body).await?;
+        if steered.wait == 0 {
+            return Ok("asked".to_owned());
+        }
+        client.machine_wait(&app, id, leads_to.as_str(), steered.wait).await?;
+        Ok(leads_to.to_string())
+    })
+    .await
+}
+
+async fn simply(several: &Several, verb: &str, client: &Client, printer: &Printer) -> CliResult {
     let app = several.target.name()?;
-    let mut worst = Outcome::Done;
-    for id in &several.ids {
-        match client.machine_change(&app, id, verb, &body).await {
-            Ok(_) => printer.note(&format!("{verb} {id}: done")),
-            // One that cannot does not keep the others from it.
-            Err(error) => worst = printer.fail(&CliError::from(error)),
+    each(&several.ids, printer, async |id| {
+        client.machine_change(&app, id, verb, &json!({})).await?;
+        Ok(format!("{verb}ed"))
+    })
+    .await
+}
+
+/// Does something to machine after machine: one that fails does not keep the others from it, and the
+/// command ends with its code.
+async fn each(
+    ids: &[String],
+    printer: &Printer,
+    change: impl AsyncFn(&str) -> Result<String, ClientError>,
+) -> CliResult {
+    let mut outcome = Outcome::Done;
+    let mut results = Vec::new();
+    for id in ids {
+        match change(id).await {
+            Ok(result) => {
+                printer.note(&format!("{id}: {result}"));
+                results.push(json!({"id": id, "ok": true, "result": result}));
+            }
+            Err(error) => {
+                results.push(json!({"id": id, "ok": false, "error": error.to_string()}));
+                outcome = printer.fail(&CliError::from(error));
+            }
         }
     }
-    Ok(worst)
+    printer.data(&results, |_| {});
+    Ok(outcome)
 }
 
 async fn list(app: &str, client: &Client, printer: &Printer) -> CliResult {

@@ -9,6 +9,8 @@ use crate::outcome::{CliResult, Outcome};
 use crate::printer::{age, now_ms};
 use crate::target::AppTarget;
 
+const REASON_CHARS: usize = 60;
+
 #[derive(Args, Debug)]
 pub struct ReleasesCommand {
     #[command(flatten)]
@@ -28,11 +30,19 @@ pub async fn run(command: ReleasesCommand, client: &Client, printer: &Printer) -
                     release.strategy.clone(),
                     release.created_by.clone(),
                     age(release.created_at_ms, now_ms()),
-                    release.reason.clone().unwrap_or_default(),
+                    release.reason.as_deref().map(short).unwrap_or_default(),
                 ]
             })
             .collect();
-        printer.table(&["release", "status", "image", "strategy", "by", "when", ""], rows);
+        printer.table(&["release", "status", "image", "strategy", "by", "when", "reason"], rows);
     });
     Ok(Outcome::Done)
+}
+
+/// The beginning of a reason; all of it is in the JSON and was shown by the deploy.
+fn short(reason: &str) -> String {
+    match reason.char_indices().nth(REASON_CHARS) {
+        Some((end, _)) => format!("{}…", &reason[..end]),
+        None => reason.to_owned(),
+    }
 }

@@ -38,8 +38,14 @@ pub async fn run(command: SecretsCommand, client: &Client, printer: &Printer) ->
             change(client, printer, &target.name()?, &values).await
         }
         SecretsCommand::Unset { names, target } => {
+            let app = target.name()?;
+            let known = client.secrets(&app).await?;
+            let known = known["secrets"].as_array().map(Vec::as_slice).unwrap_or_default();
+            if let Some(name) = names.iter().find(|name| known.iter().all(|secret| secret["name"] != **name)) {
+                return Err(CliError::NotFound { message: format!("app {app} has no secret {name}") });
+            }
             let values = names.into_iter().map(|name| (name, None)).collect();
-            change(client, printer, &target.name()?, &values).await
+            change(client, printer, &app, &values).await
         }
         SecretsCommand::List(target) => {
             let secrets = client.secrets(&target.name()?).await?;
@@ -58,7 +64,10 @@ pub async fn run(command: SecretsCommand, client: &Client, printer: &Printer) ->
 async fn change(client: &Client, printer: &Printer, app: &str, values: &BTreeMap<String, Option<String>>) -> CliResult {
     let answer = client.secrets_set(app, values).await?;
     printer.data(&answer, |printer| {
-        printer.note("kept; machines see it from their next deploy or `atoll machine restart` on");
+        for (name, value) in values {
+            printer.note(&format!("{} {name}", if value.is_some() { "set" } else { "removed" }));
+        }
+        printer.note("machines see it from the next deploy on");
     });
     Ok(Outcome::Done)
 }

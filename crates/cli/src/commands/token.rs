@@ -17,8 +17,8 @@ pub enum TokenCommand {
     /// Make a token; it is shown once
     Create {
         name: String,
-        /// owner or read-only
-        #[arg(long, default_value = "owner")]
+        /// What it may do
+        #[arg(long, default_value = "owner", value_parser = ["owner", "read-only"])]
         role: String,
         /// How long it works, such as 720h [default: for ever]
         #[arg(long)]
@@ -52,7 +52,7 @@ pub async fn run(command: TokenCommand, client: &Client, printer: &Printer) -> C
         }
         TokenCommand::Revoke { id } => {
             client.token_revoke(&id).await?;
-            printer.note(&format!("revoked {id}"));
+            printer.done(&format!("revoked {id}"), serde_json::json!({"revoked": id}));
         }
     }
     Ok(Outcome::Done)

@@ -1,5 +1,6 @@
 //! The platform through its command line, as its users type it.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -25,12 +26,16 @@ impl Platform {
 
     /// [`Self::atoll`] with another token than the platform's first.
     pub async fn atoll_as(&self, token: &str, folder: &Path, arguments: &[&str]) -> anyhow::Result<Said> {
-        let mut command = Command::new(programs::atoll()?);
-        command.args(arguments).current_dir(folder).stdin(Stdio::null()).kill_on_drop(true).env_clear();
-        command.env("ATOLL_API", self.client.base()).env("ATOLL_TOKEN", token).env("HOME", folder);
-        let output = command.output().await?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Said { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) })
+        let mut command = self.atoll_command(programs::atoll()?, folder);
+        said(command.args(arguments).env("ATOLL_TOKEN", token)).await
+    }
+
+    /// A program's call in the surroundings of [`Platform::atoll`].
+    pub fn atoll_command(&self, program: impl AsRef<OsStr>, folder: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(folder).stdin(Stdio::null()).kill_on_drop(true).env_clear();
+        command.env("ATOLL_API", self.client.base()).env("ATOLL_TOKEN", &self.token).env("HOME", folder);
+        command
     }
 
     /// Brings an example's image in under a name.
@@ -40,4 +45,11 @@ impl Platform {
         ensure!(said.code == Some(0), "the image of the example {example} was not imported: {}", said.stderr);
         Ok(())
     }
+}
+
+/// Runs a command to its end.
+pub async fn said(command: &mut Command) -> anyhow::Result<Said> {
+    let output = command.output().await?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Said { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) })
 }

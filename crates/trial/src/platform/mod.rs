@@ -5,6 +5,7 @@ pub mod bridge;
 mod cli;
 mod example;
 mod node;
+pub mod terminal;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use atoll_model::wire::MachineSummary;
 use crate::visit::{Ask, Who, ask};
 use crate::wait::until;
 use bridge::Bridge;
-pub use cli::Said;
+pub use cli::{Said, said};
 pub use example::{Release, Shipped};
 pub use node::{APP_DOMAIN, Node, Origin, Ready, Role};
 

@@ -240,6 +240,16 @@ impl Node {
         Ok(())
     }
 
+    /// Cuts the host's power and boots it: every process is gone, the disk stays. The server is not
+    /// started.
+    pub async fn lose_power(&mut self) -> anyhow::Result<()> {
+        self.host.kill().await?;
+        if let Some(mut supervisor) = self.supervisor.take() {
+            supervisor.wait().await?;
+        }
+        Ok(self.host.boot().await?)
+    }
+
     /// Runs a program in the host to its end.
     pub async fn run(&self, program: impl AsRef<Path>, arguments: &[&str]) -> anyhow::Result<Output> {
         let mut command = self.host.command(program.as_ref())?;

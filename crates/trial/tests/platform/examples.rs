@@ -71,3 +71,20 @@ async fn node(platform: &Platform) -> anyhow::Result<()> {
     println!("Node.js woken in {:.1?}", answer.took);
     Ok(())
 }
+
+async fn nginx(platform: &Platform) -> anyhow::Result<()> {
+    let said = platform.deploy_shipped(&Shipped { example: "nginx", app: "site", secrets: &[], idle: IDLE }).await?;
+    ensure!(said.code == Some(0), "{said:?}");
+    let id = only_machine(platform, "site").await?;
+    let first = get(platform, "site", "/").await?;
+    ensure!(first.body.starts_with(b"<!doctype html>"), "{first:?}");
+    ensure!(first.headers.get("x-served-by").is_some_and(|name| name == &*id), "{first:?}");
+    // Its access log is a link to /dev/stdout.
+    logged(platform, "site", "\"GET / HTTP/1.1\" 200").await?;
+
+    platform.in_state("site", &id, MachineState::Stopped).await?;
+    let answer = get(platform, "site", "/").await?;
+    ensure!(answer.headers.get("x-served-by").is_some_and(|name| name == &*id), "{answer:?}");
+    println!("nginx woken in {:.1?}", answer.took);
+    Ok(())
+}

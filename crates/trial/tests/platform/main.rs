@@ -1,5 +1,6 @@
 //! Whole platforms under test, each in a lab world of its own. Needs root.
 
+mod cli;
 mod deaths;
 mod deploys;
 mod exactly_once;

@@ -3,6 +3,8 @@
 
 use tonic::{Code, Status};
 
+use atoll_driver::DriverError;
+
 use crate::error::{WorkerError, chain};
 use crate::store::StoreError;
 
@@ -18,21 +20,37 @@ impl From<WorkerError> for Status {
                 Code::ResourceExhausted
             }
             WorkerError::Unavailable { .. } | WorkerError::NotRecorded { .. } => Code::Unavailable,
-            WorkerError::Driver { source: atoll_driver::DriverError::NotRunning { .. }, .. } => {
-                Code::FailedPrecondition
+            WorkerError::Driver { source: DriverError::NotRunning { .. }, .. } => Code::FailedPrecondition,
+            // What cannot be executed is the caller's affair, and the reason is all that helps.
+            WorkerError::Driver { source: DriverError::Unstartable { .. } | DriverError::Refused { .. }, .. } => {
+                Code::InvalidArgument
             }
-            // A command that cannot be executed is the caller's affair.
-            WorkerError::Driver { source: atoll_driver::DriverError::Unstartable { .. }, .. } => Code::InvalidArgument,
             WorkerError::Image { .. } => Code::FailedPrecondition,
             WorkerError::Driver { .. } | WorkerError::Seal { .. } | WorkerError::Logs { .. } => Code::Internal,
         };
-        Self::new(code, chain(&error))
+        let message = match &error {
+            WorkerError::Driver {
+                source: cause @ (DriverError::Unstartable { .. } | DriverError::Refused { .. }),
+                ..
+            } => cause.to_string(),
+            error => chain(error),
+        };
+        Self::new(code, message)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_that_cannot_run_is_the_callers_affair() {
+        let machine = atoll_model::MachineId::from_random(1);
+        let source = DriverError::Refused { machine, reason: "the program \"x\" is in no folder of PATH".into() };
+        let status = Status::from(WorkerError::Driver { machine, action: "run the command", source });
+        let text = "machine 00000000000001 cannot run the command: the program \"x\" is in no folder of PATH";
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, text));
+    }
 
     #[test]
     fn codes_carry_the_documented_texts() {
