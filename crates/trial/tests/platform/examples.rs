@@ -48,7 +48,10 @@ async fn only_machine(platform: &Platform, app: &str) -> anyhow::Result<String> 
 
 #[test]
 fn real_servers_run_as_they_are() {
-    trial("examples", ONE_REGION, async |platform| node(platform).await.context("the Node.js server"));
+    trial("examples", ONE_REGION, async |platform| {
+        node(platform).await.context("the Node.js server")?;
+        nginx(platform).await.context("nginx")
+    });
 }
 
 async fn node(platform: &Platform) -> anyhow::Result<()> {

@@ -42,7 +42,8 @@ async fn machines(user: &User<'_>, id: &str) -> anyhow::Result<()> {
     ensure!(user.ok(&["status"]).await?.contains(id), "status does not show {id}");
     ensure!(user.json(&["status"]).await?["machines"][0]["id"] == *id, "status");
 
-    let exec = |command: &'static [&'static str]| [&["machine", "exec", id, "--timeout", "1", "--"][..], command].concat();
+    let exec =
+        |command: &'static [&'static str]| [&["machine", "exec", id, "--timeout", "1", "--"][..], command].concat();
     ensure!(user.ok(&exec(&["/bin/sh", "-c", "echo $PAGE"])).await? == "first-value\n", "the secret is not there");
     let said = user.types(&exec(&["/bin/sh", "-c", "echo no >&2; exit 3"])).await?;
     ensure!(said.code == Some(3) && said.stderr == "no\n", "{said:?}");
