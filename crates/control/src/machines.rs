@@ -188,6 +188,14 @@ impl Control {
         decode(&reply.machine_json)
     }
 
+    /// Gives a machine that its node lost to the node that it was sent to. Repeating it is harmless.
+    pub async fn machine_make_again(&self, record: &MachineRecord, skip_launch: bool) -> ControlResult<MachineView> {
+        if record.phase == MachinePhase::Intended {
+            return self.machine_hand_over(record, skip_launch, 0, "").await;
+        }
+        self.machine_seen(record).await.map(|seen| seen.view)
+    }
+
     pub async fn machine_update(&self, app: &AppName, id: MachineId, update: MachineUpdate) -> ControlResult<Seen> {
         update.config.validate()?;
         refuse_unsupported(&update.config)?;

@@ -206,6 +206,7 @@ impl Control {
             .await
             .map_err(|error| node_error(error, name))?;
         self.node_publish(&node).await?;
+        tracing::info!(node = %name, %state, "a server's standing changed");
         Ok(node)
     }
 
@@ -225,6 +226,16 @@ impl Control {
             .map_err(|error| node_error(error, name))?;
         self.node_publish(&node).await?;
         Ok(machines.len())
+    }
+
+    /// Whether a node that has the records of `epoch` was given up as lost, or as without records. One
+    /// that is not known here is not: these records may be older than the node.
+    pub(crate) async fn node_is_given_up(&self, name: &NodeName, epoch: u64) -> ControlResult<bool> {
+        match self.store.read(|tx| async move { tx.node_fetch(name).await }).await {
+            Ok(node) => Ok(node.state == NodeStatus::Removed || node.epoch > epoch),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Tells everybody what the records say of a node now.

@@ -31,8 +31,18 @@ impl Control {
 
     /// At a start nobody else is at work: everything open was abandoned.
     async fn reconcile(&self, at_start: bool) -> ControlResult<()> {
-        let unsettled = self.store.read(|tx| async move { tx.machine_unsettled().await }).await?;
+        let (unsettled, moves) = self
+            .store
+            .read(|tx| async move {
+                Ok::<_, atoll_store::StoreError>((tx.machine_unsettled().await?, tx.move_list().await?))
+            })
+            .await?;
         for record in unsettled {
+            // Whoever moves a machine settles it.
+            let is_in = |it: &atoll_store::Move| it.machine == record.id || it.successor == record.id;
+            if moves.iter().any(|it| it.failed.is_none() && is_in(it)) {
+                continue;
+            }
             let age = self.now_ms().saturating_sub(record.updated_at_ms);
             // A machine that shall end waits for its node alone.
             if !at_start && age < ABANDONED_AFTER_MS && record.phase != MachinePhase::Destroying {

@@ -13,7 +13,7 @@ use atoll_images::Digest;
 use atoll_rpc::identity::Role;
 use atoll_rpc::proto::control::enrolment_server::Enrolment;
 use atoll_rpc::proto::control::nodes_server::Nodes;
-use atoll_rpc::proto::control::{BlobChunk, BlobRequest, JoinReply, JoinRequest, RenewReply, RenewRequest};
+use atoll_rpc::proto::control::{BlobChunk, BlobRequest, JoinReply, JoinRequest, RenewReply, RenewRequest, StandingReply, StandingRequest};
 use atoll_rpc::server::require_role;
 use atoll_rpc::stream::Peer;
 
@@ -52,6 +52,12 @@ impl Enrolment for ControlServices {
         let peer = request.extensions().get::<Peer>().ok_or_else(|| Status::internal("no peer address"))?;
         let seen_from = peer.address.ip();
         Ok(Response::new(self.0.node_join(request.get_ref(), seen_from).await?))
+    }
+
+    async fn standing(&self, request: Request<StandingRequest>) -> Result<Response<StandingReply>, Status> {
+        let StandingRequest { node, epoch } = request.into_inner();
+        let node = node.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        Ok(Response::new(StandingReply { given_up: self.0.node_is_given_up(&node, epoch).await? }))
     }
 }
 

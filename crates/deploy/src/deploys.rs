@@ -5,7 +5,7 @@ use std::sync::Arc;
 use atoll_control::{Control, ControlError, ControlResult, Kind};
 use atoll_manifest::Manifest;
 use atoll_model::wire::{AppStatus, DeployAccepted, DeployRequest, ReleaseView, ScaleRequest};
-use atoll_model::{AppName, MachineId, RegionCode};
+use atoll_model::{AppName, MachineId, NodeName, RegionCode};
 use atoll_rollout::Effect;
 use atoll_rollout::desired::ScaleCount;
 use atoll_rollout::placement::{NodeRoom, PlacementError};
@@ -15,6 +15,7 @@ use crate::asked::{Asked, Homes, count_of};
 use crate::barrier::Barrier;
 use crate::engine::Engine;
 use crate::feed::EventFeed;
+use crate::moves::{Leaving, Mover, MoverError};
 use crate::narrate::Note;
 use crate::planning::{CannotLook, CannotPlan, decide, manifest_of};
 use crate::platform::Platform;
@@ -32,6 +33,7 @@ pub struct Deploys {
     control: Arc<Control>,
     world: Arc<dyn World>,
     engine: Arc<Engine>,
+    mover: Arc<Mover>,
 }
 
 impl From<Setback> for ControlError {
@@ -67,12 +69,21 @@ impl Deploys {
         let world: Arc<dyn World> = Arc::new(Platform { control: control.clone(), barrier });
         let (store, now_ms) = (control.store.clone(), control.settings.now_ms);
         let engine = Arc::new(Engine::new(store, world.clone(), executor.into(), now_ms, timing));
-        Self { control, world, engine }
+        let mover = Arc::new(Mover::new(engine.clone()));
+        Self { control, world, engine, mover }
     }
 
-    /// Executes deploys until it is dropped. Also those that were under way when control ended.
+    /// Executes deploys and moves until it is dropped. Also those that were under way when control ended.
     pub async fn run_forever(self: Arc<Self>) {
-        self.engine.clone().run_forever().await;
+        tokio::join!(self.engine.clone().run_forever(), self.mover.clone().run_forever());
+    }
+
+    /// What comes of the machines that cannot stay on a node.
+    pub async fn leaving(&self, node: &NodeName) -> ControlResult<Vec<Leaving>> {
+        self.mover.leaving(node).await.map_err(|error| match error {
+            MoverError::Store(error) => error.into(),
+            MoverError::World(error) => error.into(),
+        })
     }
 
     /// Records a release of what is asked for; it is deployed in the background. Whatever can be

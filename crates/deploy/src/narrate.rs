@@ -64,6 +64,7 @@ impl Narrator {
         let text = match &action.effect {
             Effect::Prepare { node, .. } => format!("having the image fetched on {node}"),
             Effect::Create { region, node, .. } => format!("creating in {region} on {node}"),
+            Effect::Copy { node, .. } => format!("making it on {node}"),
             Effect::Update { release, .. } => format!("updating to release {release}"),
             Effect::Gate { .. } => "waiting for it to work".to_owned(),
             Effect::Barrier { .. } => "waiting for every edge to know".to_owned(),
@@ -79,7 +80,7 @@ impl Narrator {
     /// Not every end is worth a line: the next beginning tells as much.
     pub fn ended(&self, action: &Action) -> Option<Note> {
         let text = match &action.effect {
-            Effect::Create { .. } => "created",
+            Effect::Create { .. } | Effect::Copy { .. } => "created",
             Effect::Update { .. } => "updated",
             Effect::Gate { .. } => "works",
             Effect::Destroy { .. } => "destroyed",
@@ -107,7 +108,7 @@ fn undoing(action: &Action, text: String) -> String {
 fn short(effect: &Effect) -> &'static str {
     match effect {
         Effect::Prepare { .. } => "the image cannot be fetched",
-        Effect::Create { .. } => "it cannot be created",
+        Effect::Create { .. } | Effect::Copy { .. } => "it cannot be created",
         Effect::Update { .. } => "it cannot be updated",
         Effect::Gate { .. } => "it does not work",
         Effect::Barrier { .. } => "not every edge knows it",

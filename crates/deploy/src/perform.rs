@@ -26,6 +26,8 @@ pub(crate) struct Failure {
     pub reason: String,
     /// The end of the machine's log, where the machine is to blame.
     pub log: Vec<String>,
+    /// Its server did not answer in all the time it was given.
+    pub is_transient: bool,
 }
 
 /// What all actions of a deploy have in common.
@@ -47,22 +49,20 @@ impl Scene<'_> {
     /// `says` is told what is being waited for.
     pub async fn perform(&self, effect: &Effect, says: &(dyn Fn(String) + Sync)) -> Result<(), Failure> {
         let machine = effect.machine();
-        let result = match effect {
-            Effect::Gate { .. } => {
-                gate::wait(self.world, self.app, machine, self.gate_timeout, self.timing.look, says).await
-            }
-            _ => self.attempt(effect, says).await,
-        };
-        match result {
+        if !matches!(effect, Effect::Gate { .. }) {
+            return self.attempt(effect, says).await.map_err(|error| Failure {
+                reason: error.reason,
+                log: Vec::new(),
+                is_transient: error.is_transient,
+            });
+        }
+        match gate::wait(self.world, self.app, machine, self.gate_timeout, self.timing.look, says).await {
             Ok(()) => Ok(()),
-            Err(reason) if matches!(effect, Effect::Gate { .. }) => {
-                Err(Failure { reason, log: self.last_lines(machine).await })
-            }
-            Err(reason) => Err(Failure { reason, log: Vec::new() }),
+            Err(reason) => Err(Failure { reason, log: self.last_lines(machine).await, is_transient: false }),
         }
     }
 
-    async fn attempt(&self, effect: &Effect, says: &(dyn Fn(String) + Sync)) -> Result<(), String> {
+    async fn attempt(&self, effect: &Effect, says: &(dyn Fn(String) + Sync)) -> Result<(), Setback> {
         let began = Instant::now();
         let mut pause = self.timing.first_pause;
         loop {
@@ -73,7 +73,7 @@ impl Scene<'_> {
                 }
                 Err(error) => {
                     tracing::info!(app = %self.app, %effect, %error, source = ?error.source, "a step of a deploy failed");
-                    return Err(error.reason);
+                    return Err(error);
                 }
             }
             tokio::time::sleep(pause).await;

@@ -175,7 +175,7 @@ impl Situation<'_> {
     }
 }
 
-fn seed(app: &AppName) -> u64 {
+pub(crate) fn seed(app: &AppName) -> u64 {
     let mut hasher = DefaultHasher::new();
     app.as_str().hash(&mut hasher);
     hasher.finish()

@@ -17,7 +17,7 @@ use atoll_rollout::gate::LastExit;
 use atoll_rollout::placement::NodeRoom;
 use atoll_rpc::contract::MachineView;
 use atoll_rpc::proto::worker as proto;
-use atoll_store::{MachineFilter, MachinePhase, MachineRecord, NodeStatus, Release};
+use atoll_store::{MachineFilter, MachinePhase, MachineRecord, MachineSpec, NodeStatus, Release};
 use proto::change_request::Change;
 use tokio::time::Instant;
 
@@ -31,6 +31,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(25);
 /// that a machine is healthy.
 const ROW_LOOK: Duration = Duration::from_millis(20);
 const HEALTH_LAG: Duration = Duration::from_secs(2);
+/// How long the image of a machine that is not launched may take.
+const IMAGE_LIMIT: Duration = Duration::from_secs(300);
 /// How often a stopping machine is looked at.
 const STOP_LOOK: Duration = Duration::from_millis(50);
 /// Beyond the kill timeout, for the worker's own work.
@@ -103,6 +105,7 @@ impl World for Platform {
         match (effect, release) {
             (Effect::Create { .. }, Some(release)) => self.create(app, effect, release).await,
             (Effect::Update { machine, .. }, Some(release)) => self.update(app, *machine, release).await,
+            (Effect::Copy { machine, of, node, launch }, _) => self.copy(app, *machine, *of, node, *launch).await,
             (Effect::Cordon { machine }, _) => self.cordon(app, *machine, true).await,
             (Effect::Uncordon { machine }, _) => self.cordon(app, *machine, false).await,
             (Effect::Destroy { machine }, _) => self.destroy(app, *machine).await,
@@ -230,6 +233,53 @@ impl Platform {
         Err(Setback::lasting(format!("its server {node} refused it")))
     }
 
+    /// With the configuration, image and secrets of the other; a new name, as the other has its own.
+    async fn copy(
+        &self,
+        app: &AppName,
+        machine: MachineId,
+        of: MachineId,
+        node: &NodeName,
+        launch: bool,
+    ) -> Result<(), Setback> {
+        let old = self.control.machine_record(app, of).await?;
+        let made = if machine == of {
+            self.control.machine_make_again(&old, !launch).await?
+        } else {
+            let spec = old.intended.as_ref().unwrap_or(&old.spec);
+            let create = MachineCreate {
+                id: Some(machine),
+                node: Some(node.clone()),
+                config: spec.config.clone(),
+                image: pinned_image(spec)?,
+                release_version: spec.release_version,
+                secrets_version: Some(spec.secrets_version),
+                skip_launch: !launch,
+                cordoned: old.cordoned,
+                ..MachineCreate::default()
+            };
+            self.control.machine_create(app, create).await?.view
+        };
+        if !made.state.is_active() {
+            return Err(Setback::lasting(format!("its server {node} refused it")));
+        }
+        if launch { Ok(()) } else { self.at_rest(app, machine).await }
+    }
+
+    /// Waits until a machine that is not launched could be: its image is there then.
+    async fn at_rest(&self, app: &AppName, machine: MachineId) -> Result<(), Setback> {
+        let began = Instant::now();
+        loop {
+            let seen = self.control.machine(app, machine).await?;
+            match seen.view.state {
+                MachineState::Created if began.elapsed() < IMAGE_LIMIT => tokio::time::sleep(STOP_LOOK).await,
+                MachineState::Created => return Err(Setback::transient("its image is still being fetched")),
+                MachineState::Failed => return Err(Setback::lasting("its image cannot be made ready there")),
+                _ => return Ok(()),
+            }
+        }
+    }
+
     async fn update(&self, app: &AppName, machine: MachineId, release: &Release) -> Result<(), Setback> {
         let record = self.control.machine_record(app, machine).await?;
         if let Some(intended) = &record.intended {
@@ -336,6 +386,15 @@ fn image_of(release: &Release) -> Result<ResolvedImage, Setback> {
     let digest =
         digest.map_err(|_| Setback::lasting(format!("release {} has no image that can be found", release.version)))?;
     Ok(ResolvedImage { reference: release.content.image_ref.clone(), digest })
+}
+
+/// The image that a machine was pinned to; `None` when it was not yet.
+fn pinned_image(spec: &MachineSpec) -> Result<Option<ResolvedImage>, Setback> {
+    let Some((reference, digest)) = spec.image.as_deref().and_then(|pinned| pinned.rsplit_once('@')) else {
+        return Ok(None);
+    };
+    let digest = digest.parse().map_err(|_| Setback::lasting(format!("{digest:?} is no digest of an image")))?;
+    Ok(Some(ResolvedImage { reference: reference.to_owned(), digest }))
 }
 
 /// What its worker and the catalogue say of a machine.

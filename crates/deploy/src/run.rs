@@ -153,7 +153,8 @@ impl<'a> Run<'a> {
             Err(error) if error.is_cancelled() => return Ok(()),
             Err(error) => {
                 tracing::error!(%error, "an action of a deploy ended abnormally");
-                let failure = Failure { reason: "internal error; the server's log says more".into(), log: vec![] };
+                let reason = "internal error; the server's log says more".into();
+                let failure = Failure { reason, log: vec![], is_transient: false };
                 (error.id(), Err(failure))
             }
         };
@@ -163,7 +164,7 @@ impl<'a> Run<'a> {
         self.last_said.remove(&action.effect.machine());
         let (record, notes) = match result {
             Ok(()) => (Record::Done { action: action.id }, self.narrator.ended(&action).into_iter().collect()),
-            Err(Failure { reason, log }) => {
+            Err(Failure { reason, log, .. }) => {
                 let notes = self.narrator.failed(&action, &reason, &log);
                 (Record::Failed { action: action.id, reason }, notes)
             }

@@ -22,6 +22,8 @@ pub struct Timing {
     pub patience: Duration,
     /// The same for effects whose failure does not fail the deploy.
     pub short_patience: Duration,
+    /// Pause after a machine could not be moved to another node.
+    pub retry_move: Duration,
     /// How long edges may take to acknowledge a row.
     pub barrier: Duration,
 }
@@ -38,6 +40,7 @@ impl Default for Timing {
             longest_pause: Duration::from_secs(2),
             patience: Duration::from_secs(20),
             short_patience: Duration::from_secs(5),
+            retry_move: Duration::from_secs(60),
             barrier: Duration::from_secs(30),
         }
     }

@@ -199,6 +199,23 @@ pub struct NodeSummary {
     /// Whether control hears its worker now.
     pub reachable: bool,
     pub runs_control: bool,
+    /// While it is drained: the machines that are still there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaving: Vec<LeavingMachine>,
+}
+
+/// A machine that cannot stay on its node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LeavingMachine {
+    pub id: MachineId,
+    pub app: AppName,
+    /// The node that takes it; `None`: it stays as things are.
+    pub to: Option<NodeName>,
+    /// Its replacement is being made, or about to serve.
+    pub moving: bool,
+    /// Why it stays, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
 }
 
 /// `POST /api/v1/nodes/tokens`

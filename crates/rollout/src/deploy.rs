@@ -306,7 +306,7 @@ impl<'a> Builder<'a> {
 }
 
 /// How a machine leaves without anyone noticing.
-fn departure(machine: MachineId) -> Vec<Effect> {
+pub fn departure(machine: MachineId) -> Vec<Effect> {
     vec![
         Effect::Cordon { machine },
         Effect::Barrier { machine },

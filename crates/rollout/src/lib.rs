@@ -6,6 +6,7 @@ pub mod autostop;
 pub mod deploy;
 pub mod desired;
 pub mod gate;
+pub mod moving;
 pub mod placement;
 pub mod plan;
 pub mod progress;

@@ -31,6 +31,14 @@ pub enum Effect {
         region: RegionCode,
         node: NodeName,
     },
+    /// Record and create a machine like another one; of one that its node lost, the same id again.
+    Copy {
+        machine: MachineId,
+        of: MachineId,
+        node: NodeName,
+        /// Else it rests there.
+        launch: bool,
+    },
     /// Change a machine in place.
     Update {
         machine: MachineId,
@@ -68,6 +76,7 @@ impl Effect {
         match self {
             Self::Prepare { machine, .. }
             | Self::Create { machine, .. }
+            | Self::Copy { machine, .. }
             | Self::Update { machine, .. }
             | Self::Gate { machine }
             | Self::Barrier { machine }
@@ -98,6 +107,7 @@ impl fmt::Display for Effect {
             Self::Create { machine, release, group, region, node } => {
                 write!(f, "create {machine} ({group}, v{release}) in {region} on {node}")
             }
+            Self::Copy { machine, of, node, .. } => write!(f, "make {machine} on {node} like {of}"),
             Self::Update { machine, release } => write!(f, "update {machine} in place to v{release}"),
             Self::Gate { machine } => write!(f, "wait until {machine} works"),
             Self::Barrier { machine } => write!(f, "wait until every edge knows {machine}"),

@@ -1,13 +1,16 @@
 //! `/api/v1/nodes`: the platform's servers.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use atoll_deploy::{Leaving, Outlook};
 use atoll_identity::{Action, Target};
 use atoll_model::row::NodeState;
-use atoll_model::wire::{JoinTokenReply, NodeSummary};
+use atoll_model::wire::{JoinTokenReply, LeavingMachine, NodeSummary};
 use atoll_model::{NodeName, RegionCode};
 use atoll_store::NodeStatus;
 
@@ -27,6 +30,11 @@ pub fn routes() -> Routes {
 async fn list(State(api): State<Api>, auth: Auth) -> ApiResult<Json<Vec<NodeSummary>>> {
     auth.may(Action::Read, Target::Nodes)?;
     let nodes = api.control.nodes().await?;
+    let mut leaving = BTreeMap::new();
+    for overview in nodes.iter().filter(|overview| overview.node.state == NodeStatus::Draining) {
+        let name = &overview.node.name;
+        leaving.insert(name.clone(), api.deploys.leaving(name).await?.into_iter().map(shown_leaving).collect());
+    }
     let text = |address: Option<std::net::SocketAddr>| address.map(|a| a.to_string()).unwrap_or_default();
     let shown = nodes
         .into_iter()
@@ -37,6 +45,7 @@ async fn list(State(api): State<Api>, auth: Auth) -> ApiResult<Json<Vec<NodeSumm
                 NodeStatus::Draining => NodeState::Draining,
                 NodeStatus::Revoked | NodeStatus::Removed => NodeState::Revoked,
             },
+            leaving: leaving.remove(&overview.node.name).unwrap_or_default(),
             name: overview.node.name,
             region: overview.node.region,
             epoch: overview.node.epoch,
@@ -50,6 +59,15 @@ async fn list(State(api): State<Api>, auth: Auth) -> ApiResult<Json<Vec<NodeSumm
         })
         .collect();
     Ok(Json(shown))
+}
+
+fn shown_leaving(leaving: Leaving) -> LeavingMachine {
+    let (to, moving, why) = match leaving.outlook {
+        Outlook::Moving { to } => (Some(to), true, String::new()),
+        Outlook::Next { to } => (Some(to), false, String::new()),
+        Outlook::Stays { why } => (None, false, why),
+    };
+    LeavingMachine { id: leaving.machine, app: leaving.app, to, moving, why }
 }
 
 #[derive(Deserialize, Default, ToSchema)]

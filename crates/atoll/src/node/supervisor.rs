@@ -24,6 +24,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A process that ran this long was well: its next restart is immediate again.
 const WELL_AFTER: Duration = Duration::from_secs(10);
+/// A process ends so when its platform has given this server up: nothing of it may be started again.
+pub const GIVEN_UP: i32 = 75;
 /// Tells a child on which descriptor to say that it serves.
 pub const READY_VARIABLE: &str = "ATOLL_READY_FD";
 
@@ -150,6 +152,12 @@ pub async fn run(plan: Plan, serving: impl FnOnce()) -> anyhow::Result<()> {
                 }
             }
             (index, status) = any_exit(&mut all) => {
+                if status.as_ref().is_ok_and(|status| status.code() == Some(GIVEN_UP)) {
+                    all[index].child = None;
+                    stop(all, plan.grace).await;
+                    bail!("the platform has given this server up as lost; to have it back, clear it and join under a new name");
+                }
+                let status = describe(status);
                 let running = &mut all[index];
                 running.child = None;
                 if running.started.elapsed() > WELL_AFTER {
@@ -190,10 +198,10 @@ async fn sleep_until(due: Option<Instant>) {
 }
 
 /// The first child to end.
-async fn any_exit(all: &mut [Running]) -> (usize, String) {
+async fn any_exit(all: &mut [Running]) -> (usize, std::io::Result<ExitStatus>) {
     let waits = all.iter_mut().enumerate().filter_map(|(index, running)| {
         let child = running.child.as_mut()?;
-        Some(Box::pin(async move { (index, describe(child.wait().await)) }))
+        Some(Box::pin(async move { (index, child.wait().await) }))
     });
     let waits: Vec<_> = waits.collect();
     if waits.is_empty() {

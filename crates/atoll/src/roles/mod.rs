@@ -6,6 +6,7 @@ mod control;
 mod edge;
 mod renewal;
 mod sequence;
+mod standing;
 mod worker;
 
 use std::path::PathBuf;

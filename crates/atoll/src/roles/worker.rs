@@ -33,6 +33,7 @@ use atoll_worker::{Deps, Knobs, SystemClock, Worker, WorkerConfig};
 use super::catalogue::WatchService;
 use super::renewal::renew_forever;
 use super::sequence::DurablePublisher;
+use super::standing::{given_up, stop_machines};
 use super::{Common, asked_to_end};
 use crate::node::join::host_memory_mb;
 use crate::node::{sockets, supervisor};
@@ -99,6 +100,12 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         ended = local => ended.context("the local service ended")?,
         ended = peers => ended.context("the node service ended")?,
         ended = asked_to_end() => ended?,
+        // Nothing is served any more from here on, so nothing is woken.
+        () = given_up(state, node), if !node.runs_control => {
+            tracing::error!("the platform has given this server up as lost: its machines end here");
+            stop_machines(&agent).await;
+            std::process::exit(supervisor::GIVEN_UP);
+        }
     }
     agent.close();
     Ok(())

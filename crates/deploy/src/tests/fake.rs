@@ -12,7 +12,7 @@ use atoll_rollout::Effect;
 use atoll_rollout::deploy::Existing;
 use atoll_rollout::gate::LastExit;
 use atoll_rollout::placement::NodeRoom;
-use atoll_store::Release;
+use atoll_store::{Release, Store};
 
 use crate::world::{Setback, Sight, World};
 
@@ -58,6 +58,11 @@ struct State {
     holds_gates: bool,
     /// New machines are found resting before they have passed.
     rests_once: bool,
+    /// Nodes beside the one of each region.
+    more_nodes: Vec<(String, RegionCode)>,
+    draining: Vec<String>,
+    /// Where a machine that is destroyed is noted before, for whoever goes by the records.
+    records: Option<Store>,
 }
 
 #[derive(Default)]
@@ -129,6 +134,39 @@ impl FakeWorld {
         }
     }
 
+    pub fn keep_records(&self, store: Store) {
+        self.lock().records = Some(store);
+    }
+
+    pub fn add_node(&self, name: &str, region: &str) {
+        self.lock().more_nodes.push((name.to_owned(), region.parse().unwrap()));
+    }
+
+    pub fn drain_node(&self, name: &str) {
+        self.lock().draining.push(name.to_owned());
+    }
+
+    /// A machine of release 1 that serves already.
+    pub fn put_machine(&self, id: MachineId, node: &str, region: &str) {
+        let machine = Machine {
+            release: 1,
+            group: "app".into(),
+            region: region.parse().unwrap(),
+            node: node.parse().unwrap(),
+            state: MachineState::Started,
+            known_to_edges: true,
+            cordoned: false,
+        };
+        self.lock().machines.insert(id, machine);
+    }
+
+    /// The nodes of the machines that serve.
+    pub fn places(&self) -> Vec<String> {
+        let state = self.lock();
+        let serving = state.machines.values().filter(|machine| machine.known_to_edges && !machine.cordoned);
+        serving.map(|machine| machine.node.to_string()).collect()
+    }
+
     pub fn machines(&self) -> Vec<Machine> {
         self.lock().machines.values().cloned().collect()
     }
@@ -189,6 +227,12 @@ impl State {
                     cordoned: false,
                 });
             }
+            Effect::Copy { of, node, launch, .. } => {
+                let old = self.machines.get(of).cloned().ok_or_else(|| Setback::lasting("no such machine"))?;
+                let state = if *launch { MachineState::Started } else { MachineState::Stopped };
+                let copy = Machine { node: node.clone(), state, known_to_edges: false, ..old };
+                self.machines.entry(id).or_insert(copy);
+            }
             Effect::Destroy { .. } | Effect::Abandon { .. } => {
                 self.machines.remove(&id);
             }
@@ -234,15 +278,17 @@ impl State {
 #[async_trait]
 impl World for FakeWorld {
     async fn nodes(&self, _: &AppName) -> Result<Vec<NodeRoom>, Setback> {
-        let node = |code: &&str| NodeRoom {
-            name: format!("node-{code}").parse().unwrap(),
-            region: code.parse().unwrap(),
-            active: true,
+        let state = self.lock();
+        let usual = REGIONS.iter().map(|code| (format!("node-{code}"), code.parse().unwrap()));
+        let node = |(name, region): (String, RegionCode)| NodeRoom {
+            active: !state.draining.contains(&name),
+            name: name.parse().unwrap(),
+            region,
             free_memory_mb: 10_000,
             free_cpu_milli: 10_000,
             machines_of_app: 0,
         };
-        Ok(REGIONS.iter().map(node).collect())
+        Ok(usual.chain(state.more_nodes.iter().cloned()).map(node).collect())
     }
 
     async fn machines(&self, _: &AppName) -> Result<Vec<Existing>, Setback> {
@@ -271,6 +317,11 @@ impl World for FakeWorld {
     async fn apply(&self, _: &AppName, effect: &Effect, release: Option<&Release>) -> Result<(), Setback> {
         if let Effect::Create { release: wanted, .. } | Effect::Update { release: wanted, .. } = effect {
             assert_eq!(release.map(|release| release.version), Some(*wanted));
+        }
+        let records = self.lock().records.clone().filter(|_| !self.is_dead());
+        if let (Effect::Destroy { machine }, Some(store)) = (effect, records) {
+            // A successor is not in the records: no control recorded it.
+            store.write(|tx| async move { tx.machine_destroy_intend(*machine, 0).await }).await.ok();
         }
         self.call(|state| state.apply(effect)).await
     }

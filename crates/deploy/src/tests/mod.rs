@@ -1,6 +1,6 @@
 //! The executor over real records and a world in memory.
 
-mod fake;
+pub(crate) mod fake;
 mod immediate;
 mod remembering;
 mod sequences;
@@ -24,9 +24,9 @@ use crate::journal::{Journal, JournalError};
 use crate::timing::Timing;
 use crate::wish::{SCALE, Wish};
 
-const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
@@ -41,16 +41,17 @@ fn quick() -> Timing {
         longest_pause: Duration::from_millis(5),
         patience: Duration::from_secs(5),
         short_patience: Duration::from_secs(1),
+        retry_move: Duration::from_secs(5),
         barrier: Duration::from_secs(1),
     }
 }
 
 /// Records and a world; executors come and go.
-struct Lab {
+pub(crate) struct Lab {
     _dir: TempDir,
-    store: Store,
-    world: Arc<FakeWorld>,
-    app: AppName,
+    pub store: Store,
+    pub world: Arc<FakeWorld>,
+    pub app: AppName,
 }
 
 struct Executor {
@@ -66,7 +67,7 @@ impl Drop for Executor {
 
 impl Lab {
     /// An app in all regions.
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&Location::Sqlite(dir.path().join("control.db"))).await.unwrap();
         let app: AppName = "harbour".parse().unwrap();
@@ -150,7 +151,7 @@ impl Lab {
         tokio::time::timeout(LIMIT, over).await.expect("the executor neither dies nor ends");
     }
 
-    fn engine(&self, name: &str) -> Arc<Engine> {
+    pub fn engine(&self, name: &str) -> Arc<Engine> {
         Arc::new(Engine::new(self.store.clone(), self.world.clone(), name.into(), now_ms, quick()))
     }
 

@@ -41,6 +41,7 @@ const TABLES: &[Table] = tables![
     "networks" by "id",
     "apps" by "id",
     "machines" by "id",
+    "moves" by "machine",
     "releases" by "id",
     "deploys" by "release",
     "deploy_outcomes" by "release, generation, step",

@@ -198,6 +198,15 @@ impl ReadTx {
         Ok(page.page("machines", machines, |machine: &MachineRecord| machine.id.to_string()))
     }
 
+    /// Machines that cannot stay where they are: on a draining node, or lost with theirs.
+    pub async fn machine_displaced(&self, limit: u32) -> Result<Vec<MachineRecord>, StoreError> {
+        let sql = "SELECT m.*, a.name AS app_name FROM machines m JOIN apps a ON a.id = m.app
+                   WHERE m.phase = 'lost'
+                      OR (m.phase = 'placed' AND m.node IN (SELECT name FROM nodes WHERE state = 'draining'))
+                   ORDER BY m.id LIMIT $1";
+        self.rows(sql, params![limit]).await?.iter().map(machine).collect()
+    }
+
     /// Machines whose last change was not confirmed: what a restarted control finishes or unwinds.
     pub async fn machine_unsettled(&self) -> Result<Vec<MachineRecord>, StoreError> {
         let sql = "SELECT m.*, a.name AS app_name FROM machines m JOIN apps a ON a.id = m.app
@@ -271,7 +280,7 @@ impl WriteTx {
     }
 
     /// Chooses another node for a machine that no worker has: one never made, or one lost with its
-    /// node.
+    /// node. Its last known state is kept: it says whether the machine is to run there.
     pub async fn machine_replace(
         &self,
         id: MachineId,
@@ -279,7 +288,7 @@ impl WriteTx {
         region: RegionCode,
         now_ms: u64,
     ) -> Result<(), StoreError> {
-        let sql = "UPDATE machines SET phase = 'intended', node = $2, region = $3, state = 'created',
+        let sql = "UPDATE machines SET phase = 'intended', node = $2, region = $3,
                        observed_epoch = 0, observed_sequence = 0, updated_at = $4
                    WHERE id = $1 AND phase IN ('intended', 'lost')";
         self.machine_change(id, "move", sql, params![id, node, region, now_ms]).await

@@ -5,6 +5,7 @@ mod audit;
 mod deploys;
 mod hubs;
 mod machines;
+mod moves;
 mod networks;
 mod nodes;
 mod organizations;
@@ -21,6 +22,7 @@ pub use hubs::{EdgeLease, Hub};
 pub use machines::{
     MachineFilter, MachineIntent, MachinePhase, MachineRecord, MachineSpec, MachineUpdate, NewMachine, Observation,
 };
+pub use moves::{Move, NewMove};
 pub use networks::{DEFAULT_NETWORK, Network};
 pub use nodes::{NewNode, Node, NodeReport, NodeStatus};
 pub use organizations::{DEFAULT_ORGANIZATION, Organization};

@@ -162,7 +162,8 @@ impl WriteTx {
         self.release_fetch(&id).await
     }
 
-    /// Begins a release. Refused while another one of the app is running, or when this one is over.
+    /// Begins a release. Refused while another one of the app is running or a machine of the app is
+    /// on its way to another node, or when this one is over.
     pub async fn release_begin(&self, id: &str, now_ms: u64) -> Result<Release, StoreError> {
         let known = self.release_fetch(id).await?;
         match known.status {
@@ -175,6 +176,7 @@ impl WriteTx {
             let reason = format!("release {} of the app is still running", row.text("id")?);
             return Err(StoreError::conflict("release", id, reason));
         }
+        self.moves_forbid(id, &known.app).await?;
         self.release_set_status(id, ReleaseStatus::Running, now_ms).await?;
         self.release_fetch(id).await
     }

@@ -9,6 +9,7 @@ pub async fn fill(store: &Store, keyring: &Keyring) {
     record_machine(store, &new_machine("web", "one")).await.unwrap();
     change_secrets(store, keyring, &[("A", Some("1"))]).await.unwrap();
     create_token(store, TokenHash([1; 32]), &join_token()).await;
+    begin_move(store).await;
     let release = create_release(store, "web", 1).await.id;
     let lease = &take_deploy(store, &release, "one", NOW).await.unwrap();
     let (app, edge): (&AppName, &NodeName) = (&parsed("web"), &parsed("ams1"));

@@ -3,6 +3,7 @@
 mod apps;
 mod backup;
 mod machines;
+mod moves;
 mod nodes;
 mod releases;
 mod secrets;
@@ -20,6 +21,7 @@ use serde_json::json;
 pub use apps::*;
 pub use backup::*;
 pub use machines::*;
+pub use moves::*;
 pub use nodes::*;
 pub use releases::*;
 pub use secrets::*;
@@ -38,6 +40,7 @@ macro_rules! every_case {
             an_update_is_recorded_before_it_is_made
             observations_are_taken_in_order_and_from_the_current_epoch
             a_lost_node_loses_its_machines_and_its_voice
+            a_move_and_a_deploy_of_an_app_take_turns
             a_node_that_lost_its_records_gets_a_new_epoch
             a_join_token_admits_one_node
             releases_are_numbered_and_run_one_at_a_time

@@ -16,9 +16,20 @@ pub async fn a_lost_node_loses_its_machines_and_its_voice(store: &Store) {
     assert_eq!(enrol(store, &new_node("ams1")).await.unwrap_err().kind(), ErrorKind::Taken);
 
     let region: RegionCode = parsed("nrt");
-    store.write(|tx| async move { tx.machine_replace(id, other, region, NOW).await }).await.unwrap();
+    let new = &NewMove {
+        machine: id,
+        successor: id,
+        node: other.clone(),
+        region,
+        executor: "one".into(),
+        leased_until_ms: NOW,
+    };
+    store.write(|tx| async move { tx.move_begin(new, NOW).await }).await.unwrap();
     let moved = machine(store, id).await;
     assert_eq!((moved.phase, &moved.node), (MachinePhase::Intended, other));
+    store.write(|tx| async move { tx.move_fail(id, "no room", NOW, NOW).await }).await.unwrap();
+    assert_eq!(machine(store, id).await.phase, MachinePhase::Lost);
+    store.write(|tx| async move { tx.move_begin(new, NOW).await }).await.unwrap();
     assert!(observe(store, id, seen(1, 1, MachineState::Started)).await);
 }
 

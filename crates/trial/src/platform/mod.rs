@@ -99,7 +99,7 @@ impl Platform {
         let lab = Lab::start(&world, &Options::default()).await?;
         let names = world.hosts.iter().filter(|host| host.role == atoll_lab::world::Role::Node);
         let mut nodes = names
-            .map(|host| Ok(Node::new(lab.host(&host.name)?, &host.name).with_arguments(arguments)))
+            .map(|host| Ok(Node::new(lab.host(&host.name)?, &host.city).with_arguments(arguments)))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let (first, joining) = nodes.split_first_mut().context("the world has no node")?;
         prepare(first).await?;

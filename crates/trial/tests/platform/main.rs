@@ -8,6 +8,7 @@ mod examples;
 mod faults;
 mod full_disk;
 mod joining;
+mod leaving;
 mod one_node;
 mod power_cut;
 mod registries;
