@@ -10,6 +10,7 @@ use atoll_signals::LogFormat;
 
 use crate::node::join::JoinCommand;
 use crate::node::launch::UpCommand;
+use crate::node::leave::{LeaveCommand, leave};
 use crate::node::options::{ServerOptions, with_file};
 use crate::node::restore::restore;
 use crate::node::{join, launch};
@@ -34,6 +35,7 @@ struct Program {
 enum TopCommand {
     Up(Box<UpCommand>),
     Join(Box<JoinCommand>),
+    Leave(LeaveCommand),
     /// One process of a server; started by its supervisor
     #[command(hide = true)]
     Role {
@@ -67,6 +69,12 @@ pub fn main() -> ExitCode {
         TopCommand::Join(join) => {
             let options = join.server.clone();
             serve(&options, join::join(*join))
+        }
+        TopCommand::Leave(command) => {
+            match runtime().map_err(Into::into).and_then(|runtime| runtime.block_on(leave(command))) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error, Outcome::Failed),
+            }
         }
         TopCommand::Role { role, state } => match roles::run(&role, state) {
             Ok(()) => ExitCode::SUCCESS,

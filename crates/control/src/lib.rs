@@ -11,6 +11,7 @@ mod images;
 mod machines;
 mod names;
 mod nodes;
+mod prune;
 mod reconcile;
 mod registries;
 mod rows;
@@ -19,6 +20,7 @@ mod serve;
 mod workers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_images::{ImageStore, Puller};
 use atoll_keyring::Keyring;
@@ -31,6 +33,7 @@ pub use error::{ControlError, ControlResult, Kind};
 pub use images::{Freed, ResolvedImage};
 pub use machines::{Held, MachineCreate, MachineUpdate, Seen};
 pub use nodes::{JoinTokenMade, NodeOverview};
+pub use prune::Pruned;
 pub use rows::RowSink;
 pub use serve::ControlServices;
 
@@ -56,6 +59,8 @@ pub struct Settings {
     pub app_domain: String,
     /// Where nodes reach control, for the text that a join token is printed with.
     pub advertised_rpc: String,
+    /// How long records of what has ended are kept.
+    pub retention: Duration,
     /// Unix milliseconds; injected so that tests own the time.
     pub now_ms: fn() -> u64,
 }

@@ -161,6 +161,11 @@ impl Control {
                         Err(error) if error.kind() == ErrorKind::NotFound => tx.node_enrol(&own, now).await?,
                         Err(error) => return Err(error),
                     };
+                    // After a restore this server has the name of an earlier one, and nothing of it.
+                    let known = match own.kept_epoch {
+                        Some(epoch) if epoch > known.epoch => tx.node_begin_anew(&own.name, epoch, now).await?,
+                        _ => known,
+                    };
                     let report = NodeReport {
                         epoch: known.epoch,
                         backhaul: Some(backhaul),

@@ -13,7 +13,9 @@ use atoll_images::Digest;
 use atoll_rpc::identity::Role;
 use atoll_rpc::proto::control::enrolment_server::Enrolment;
 use atoll_rpc::proto::control::nodes_server::Nodes;
-use atoll_rpc::proto::control::{BlobChunk, BlobRequest, JoinReply, JoinRequest, RenewReply, RenewRequest, StandingReply, StandingRequest};
+use atoll_rpc::proto::control::{
+    BlobChunk, BlobRequest, JoinReply, JoinRequest, RenewReply, RenewRequest, StandingReply, StandingRequest,
+};
 use atoll_rpc::server::require_role;
 use atoll_rpc::stream::Peer;
 

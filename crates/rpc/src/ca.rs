@@ -103,6 +103,22 @@ impl Authority {
         Ok(Self { root_der, root_pem, intermediate_pem, issuer })
     }
 
+    /// The platform of the authority kept in `dir`; `None` when there is none.
+    pub fn platform_of(dir: &Path) -> Result<Option<String>, CaError> {
+        let path = dir.join("root.pem");
+        let pem = match std::fs::read(&path) {
+            Ok(pem) => pem,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(CaError::File { action: "read", path, source }),
+        };
+        let corrupt = |reason: String| CaError::Corrupt { path: path.clone(), reason };
+        let der = CertificateDer::from_pem_slice(&pem).map_err(|error| corrupt(error.to_string()))?;
+        let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|error| corrupt(error.to_string()))?;
+        let name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let platform = name.and_then(|name| name.strip_prefix("Atoll ")?.strip_suffix(" root"));
+        platform.map(|platform| Some(platform.to_owned())).ok_or_else(|| corrupt("it names no platform".to_owned()))
+    }
+
     fn make_root(platform: &str, now_unix: u64) -> Result<Made, CaError> {
         let key = KeyPair::generate().map_err(make("the root's key"))?;
         let params = ca_params(&format!("Atoll {platform} root"), now_unix, ROOT_LIFE, 1)?;

@@ -24,6 +24,7 @@ pub mod network;
 mod row;
 pub mod seams;
 mod store;
+mod traces;
 
 pub use agent::{Agent, Caller, Worker};
 pub use calls::{
@@ -36,6 +37,7 @@ pub use lease::Acquire;
 pub use logs::{LogEntry, LogQuery};
 pub use seams::Deps;
 pub use store::StoreError;
+pub use traces::{TracesError, remove_traces};
 
 // The behavioural suite in `tests/suite` is run twice: here over the fakes, without root, and in
 // `tests/container.rs` over the container driver. It names the crate as a user would.

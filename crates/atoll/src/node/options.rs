@@ -95,6 +95,10 @@ pub struct ControlOptions {
     #[arg(long, env = "ATOLL_APP_DOMAIN", default_value = "localhost")]
     pub app_domain: String,
 
+    /// Destroyed machines, audit entries and ended tokens are forgotten after so many days
+    #[arg(long, env = "ATOLL_RETENTION_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    pub retention_days: u32,
+
     /// Records: postgres://… instead of the SQLite file in the state folder
     #[arg(long, env = "ATOLL_DATABASE")]
     pub database: Option<String>,

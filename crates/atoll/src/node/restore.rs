@@ -1,4 +1,9 @@
 //! `atoll control restore`: fills the records of a server that has not started yet.
+//!
+//! Restored records are older than what edges have heard. Control's rows begin a new epoch, so that
+//! edges take them for newer; it is the moment of the restore, which is beyond every earlier epoch
+//! also when the same backup is restored twice. What workers say of their machines is in epochs of
+//! their own and counts as before.
 
 use std::path::Path;
 
@@ -6,7 +11,11 @@ use anyhow::{Context, bail};
 
 use atoll_store::{Location, Store};
 
+use super::setup::now_unix;
 use super::state::{NodeFile, StateDir};
+
+/// The setting that holds the epoch of control's rows.
+pub const ROWS_EPOCH: &str = "control-rows-epoch";
 
 /// Wholly or not at all; records that are not empty are left as they are.
 pub async fn restore(file: &Path, state: &Path, database: Option<String>) -> anyhow::Result<()> {
@@ -22,6 +31,11 @@ pub async fn restore(file: &Path, state: &Path, database: Option<String>) -> any
     std::fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
     let store = Store::open(&location).await.context("cannot open the new records")?;
     let summary = store.restore(file).await.with_context(|| format!("cannot restore {}", file.display()))?;
+    let epoch = &now_unix().to_string();
+    store
+        .write(|tx| async move { tx.setting_set(ROWS_EPOCH, epoch.as_bytes()).await })
+        .await
+        .context("cannot begin a new epoch; remove the records and restore again")?;
     store.close().await;
     println!("restored {} records; now start the server with `atoll up --state {}`", summary.rows, state.0.display());
     Ok(())

@@ -69,7 +69,11 @@ pub fn prepare_first_server(
     let node = match existing {
         Some(node) => node,
         None => {
-            let platform = random_hex::<8>();
+            // An authority that is there already was brought here to go on with its platform; whatever
+            // this server's name said before, it begins anew.
+            let known = Authority::platform_of(&state.authority())?;
+            let epoch = if known.is_some() { now_unix() } else { 1 };
+            let platform = known.unwrap_or_else(random_hex::<8>);
             let token = atoll_identity::TokenText::generate();
             write_durably(&state.root_token(), token.reveal().as_bytes(), true)
                 .context("cannot write the first token")?;
@@ -80,7 +84,7 @@ pub fn prepare_first_server(
                 instance: random_hex::<8>(),
                 name: node_name(options.name.as_deref())?,
                 region: parse_region(&options.region)?,
-                epoch: 1,
+                epoch,
                 runs_control: true,
                 control: String::new(),
                 app_domain: control.app_domain.clone(),

@@ -32,7 +32,9 @@ pub async fn given_up(state: &StateDir, node: &NodeFile) {
         match tokio::time::timeout(LIMIT, ask(state, node)).await {
             Ok(Ok(true)) => return,
             Ok(Ok(false)) => {}
-            Ok(Err(error)) => tracing::debug!(error = format!("{error:#}"), "control does not say whether it counts on us"),
+            Ok(Err(error)) => {
+                tracing::debug!(error = format!("{error:#}"), "control does not say whether it counts on us")
+            }
             Err(_) => tracing::debug!("control does not say in time whether it counts on us"),
         }
         tokio::time::sleep(EVERY).await;

@@ -150,7 +150,8 @@ impl Mover {
                 tracing::info!(%machine, app = %it.app, node = %it.node, "a machine has moved");
             }
             Ending::Failed { reason, retry_now } => {
-                let pause = if retry_now { 0 } else { u64::try_from(self.engine.timing.retry_move.as_millis()).unwrap_or(0) };
+                let pause =
+                    if retry_now { 0 } else { u64::try_from(self.engine.timing.retry_move.as_millis()).unwrap_or(0) };
                 tracing::warn!(%machine, app = %it.app, node = %it.node, reason, "a machine could not be moved");
                 let reason = reason.as_str();
                 store.write(|tx| async move { tx.move_fail(machine, reason, now + pause, now).await }).await?;

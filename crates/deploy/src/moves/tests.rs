@@ -101,7 +101,8 @@ async fn a_move_interrupted_anywhere_is_finished_by_the_next_executor() {
             let (lab, _) = draining(true).await;
             lab.world.plan_fault(call, fault);
             let (_, task) = mover(&lab);
-            until("the fault came or the machine has moved", async || lab.world.is_dead() || has_moved(&lab).await).await;
+            until("the fault came or the machine has moved", async || lab.world.is_dead() || has_moved(&lab).await)
+                .await;
             let came = lab.world.fault_came();
             task.abort();
             lab.world.revive();
@@ -128,7 +129,10 @@ async fn a_successor_that_does_not_work_is_taken_back() {
     task.abort();
     let leaving = mover.leaving(&OLD.parse().unwrap()).await.unwrap();
     assert_eq!(leaving[0].machine, id);
-    assert!(matches!(&leaving[0].outlook, Outlook::Stays { why } if why.contains("refused by the test")), "{leaving:?}");
+    assert!(
+        matches!(&leaving[0].outlook, Outlook::Stays { why } if why.contains("refused by the test")),
+        "{leaving:?}"
+    );
 }
 
 #[tokio::test]

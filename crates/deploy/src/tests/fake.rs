@@ -318,7 +318,10 @@ impl World for FakeWorld {
         if let Effect::Create { release: wanted, .. } | Effect::Update { release: wanted, .. } = effect {
             assert_eq!(release.map(|release| release.version), Some(*wanted));
         }
-        let records = self.lock().records.clone().filter(|_| !self.is_dead());
+        let records = {
+            let state = self.lock();
+            state.records.clone().filter(|_| !state.is_dead)
+        };
         if let (Effect::Destroy { machine }, Some(store)) = (effect, records) {
             // A successor is not in the records: no control recorded it.
             store.write(|tx| async move { tx.machine_destroy_intend(*machine, 0).await }).await.ok();

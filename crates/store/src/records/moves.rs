@@ -93,15 +93,7 @@ impl WriteTx {
         self.execute(
             "INSERT INTO moves (machine, app, successor, node, executor, leased_until, failed, retry_at, created_at)
              VALUES ($1, $2, $3, $4, $5, $6, NULL, 0, $7)",
-            params![
-                new.machine,
-                &app.id,
-                new.successor,
-                &new.node,
-                &new.executor,
-                new.leased_until_ms,
-                now_ms
-            ],
+            params![new.machine, &app.id, new.successor, &new.node, &new.executor, new.leased_until_ms, now_ms],
         )
         .await?;
         if is_remake { self.machine_replace(new.machine, &new.node, new.region, now_ms).await } else { Ok(()) }

@@ -125,6 +125,15 @@ impl WriteTx {
         self.node_fetch(&new.name).await
     }
 
+    /// A known name on a server that has nothing of what it had: its epoch becomes `epoch`, and its
+    /// machines are lost.
+    pub async fn node_begin_anew(&self, name: &NodeName, epoch: u64, now_ms: u64) -> Result<Node, StoreError> {
+        self.machines_mark_lost(name, now_ms).await?;
+        let sql = "UPDATE nodes SET epoch = $2, updated_at = $3 WHERE name = $1 AND epoch < $2";
+        self.execute(sql, params![name, epoch, now_ms]).await?;
+        self.node_fetch(name).await
+    }
+
     async fn epoch_of_returning(&self, known: &Node, new: &NewNode, now_ms: u64) -> Result<u64, StoreError> {
         if known.state.is_over() {
             return Err(StoreError::taken("node", &new.name, None));

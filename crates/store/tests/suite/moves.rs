@@ -33,9 +33,7 @@ pub async fn a_move_and_a_deploy_of_an_app_take_turns(store: &Store) {
     let run = || store.write(|tx| async move { tx.release_begin(second, NOW).await });
     assert_eq!(run().await.unwrap_err().kind(), ErrorKind::Conflict, "a machine is on its way");
 
-    let lease = |who: &'static str, at| {
-        store.write(move |tx| async move { tx.move_lease(id, who, at, at + 10).await })
-    };
+    let lease = |who: &'static str, at| store.write(move |tx| async move { tx.move_lease(id, who, at, at + 10).await });
     assert!(!lease("two", NOW).await.unwrap());
     assert!(lease("two", NOW + 10).await.unwrap());
     assert!(!lease("one", NOW + 11).await.unwrap());

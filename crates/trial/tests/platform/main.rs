@@ -8,7 +8,6 @@ mod examples;
 mod faults;
 mod full_disk;
 mod joining;
-mod leaving;
 mod one_node;
 mod power_cut;
 mod registries;

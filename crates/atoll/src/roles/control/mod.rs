@@ -32,12 +32,11 @@ use super::sequence::DurablePublisher;
 use super::{Common, asked_to_end};
 use crate::node::join::host_memory_mb;
 use crate::node::launch::api_is_plain;
+use crate::node::restore::ROWS_EPOCH;
 use crate::node::setup::now_unix;
 use crate::node::state::StateDir;
 use crate::node::{sockets, supervisor};
 
-/// Control's rows have one epoch for ever: their numbers never go back.
-const EPOCH: u64 = 1;
 const MAX_FRAME: usize = 64 << 20;
 
 pub async fn run(common: Common) -> anyhow::Result<()> {
@@ -55,7 +54,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let store = Store::open(&location).await.context("cannot open control's records")?;
     register_first_token(&store, state).await?;
     let keys = FileKeys::open_or_create(&own.join("root.key")).context("cannot open control's key")?;
-    let rows = DurablePublisher::open(Owner::Control, EPOCH, own.join("catalogue.sequence"))?;
+    let rows = DurablePublisher::open(Owner::Control, rows_epoch(&store).await?, own.join("catalogue.sequence"))?;
     let hub = HubHandle::new(atoll_catalogue::protocol::barrier::HubId(rand::random()), boot_clock());
     let advertised = run.server.advertise.unwrap_or_else(|| own_address(run.backhaul));
 
@@ -70,6 +69,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
             platform: node.platform.clone(),
             app_domain: options.app_domain.clone(),
             advertised_rpc: SocketAddr::new(advertised, options.rpc.port()).to_string(),
+            retention: Duration::from_secs(u64::from(options.retention_days) * 86_400),
             now_ms,
         },
         live: live.clone(),
@@ -79,7 +79,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         name: node.name.clone(),
         region: node.region,
         key_fingerprint: "control".to_owned(),
-        kept_epoch: None,
+        kept_epoch: Some(node.epoch),
         may_replace_key: false,
         cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
         memory_mb: host_memory_mb(),
@@ -102,6 +102,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     tokio::spawn(watch_as_hub(hub.clone(), hub::connect_to_worker(control.clone()), rand::random(), stop.clone()));
     tokio::spawn(hub::observe_machines(control.clone(), view.clone()));
     tokio::spawn(control.clone().reconcile_forever());
+    tokio::spawn(control.clone().prune_forever());
     tokio::spawn(renew_own(control.clone(), state.identity("control")));
 
     let barrier = Arc::new(hub::HubBarrier { hub: hub.clone(), book, view, started: Instant::now() });
@@ -130,6 +131,15 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     stop.cancel();
     control.store.close().await;
     Ok(())
+}
+
+/// The epoch of control's rows: one for ever, as their numbers never go back, but for a restore, after
+/// which they do.
+async fn rows_epoch(store: &Store) -> anyhow::Result<u64> {
+    match store.read(|tx| async move { tx.setting_fetch(ROWS_EPOCH).await }).await? {
+        None => Ok(1),
+        Some(kept) => std::str::from_utf8(&kept)?.parse().context("the epoch of control's rows is damaged"),
+    }
 }
 
 fn now_ms() -> u64 {
