@@ -31,18 +31,12 @@ fn is_running(state: MachineState) -> bool {
 impl Mover {
     /// Performs a move as long as its lease is ours.
     pub(super) async fn perform(self: Arc<Self>, it: Move) {
-        let mut renewal = interval(self.engine.timing.renewal);
-        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let attempt = self.attempt(&it);
-        tokio::pin!(attempt);
-        let ended = loop {
-            tokio::select! {
-                ended = &mut attempt => break ended,
-                _ = renewal.tick() => match self.lease(it.machine).await {
-                    Ok(true) => {}
-                    Ok(false) => return tracing::warn!(machine = %it.machine, "somebody else performs this move now"),
-                    Err(error) => tracing::warn!(machine = %it.machine, %error, "a move's lease was not prolonged"),
-                },
+        // Polled side by side: neither may wait for the records while the other holds them.
+        let ended = tokio::select! {
+            ended = self.attempt(&it) => ended,
+            () = self.lease_lost(it.machine) => {
+                tracing::warn!(machine = %it.machine, "somebody else performs this move now");
+                return;
             }
         };
         let ended = match ended {
@@ -52,6 +46,20 @@ impl Mover {
         if let Err(error) = ended {
             tracing::warn!(machine = %it.machine, %error, ?error, "a move is interrupted; it is taken up again later");
             tokio::time::sleep(self.engine.timing.setback).await;
+        }
+    }
+
+    /// Prolongs a move's lease; resolves when it is somebody else's.
+    async fn lease_lost(&self, machine: MachineId) {
+        let mut renewal = interval(self.engine.timing.renewal);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            renewal.tick().await;
+            match self.lease(machine).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => tracing::warn!(%machine, %error, "a move's lease was not prolonged"),
+            }
         }
     }
 
