@@ -205,7 +205,7 @@ pub struct NodeSummary {
 }
 
 /// A machine that cannot stay on its node.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct LeavingMachine {
     pub id: MachineId,
     pub app: AppName,

@@ -95,7 +95,7 @@ impl Effect {
 
     /// Whether its failure fails the plan. A drain that times out and a machine out of the routing
     /// that cannot be destroyed do not: the latter is reported as left over.
-    fn is_essential(&self) -> bool {
+    pub fn is_essential(&self) -> bool {
         !matches!(self, Self::Drain { .. } | Self::Destroy { .. })
     }
 }

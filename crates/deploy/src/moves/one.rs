@@ -146,6 +146,10 @@ impl Mover {
             app: &it.app,
             gate_timeout: DEFAULT_WAIT_TIMEOUT,
             timing: &engine.timing,
+            patience: engine.timing.patience,
+            // A move takes machines as they are: no release has a say.
+            primary: None,
+            target: 0,
         };
         scene.perform(effect, &|text| tracing::debug!(%effect, text, "a machine moves")).await
     }
