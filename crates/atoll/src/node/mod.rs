@@ -3,6 +3,7 @@
 pub mod join;
 pub mod launch;
 pub mod leave;
+pub mod metrics;
 pub mod options;
 pub mod restore;
 pub mod setup;
