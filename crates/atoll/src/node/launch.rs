@@ -115,6 +115,9 @@ pub async fn launch(
         ca: state.ca_certificate().display().to_string(),
         token_file: None,
     };
+    // Control gathers the metrics of all processes here; where it is not, root alone reads them.
+    let reader = if control.is_some() { server.control_uid } else { 0 };
+    let metrics_socket = |role: &str| sockets::bind_private(&state.metrics_socket(role), reader);
     let shown = |sockets: &Inherited, name: &str| sockets.address(name).map(|a| a.to_string()).unwrap_or_default();
 
     if let Some(control) = &control {
@@ -128,11 +131,13 @@ pub async fn launch(
         node.control = setup::loopback_if_unspecified(rpc).to_string();
         node.save(&state)?;
         ready.token_file = Some(state.root_token().display().to_string());
+        sockets.add("metrics", metrics_socket("control")?);
         processes.push(Process { role: "control", uid: Some(server.control_uid), sockets });
     }
     let mut sockets = Inherited::default();
     sockets.add("worker-rpc", sockets::bind("worker-rpc", server.worker_rpc)?);
     ready.worker_rpc = shown(&sockets, "worker-rpc");
+    sockets.add("metrics", metrics_socket("worker")?);
     processes.push(Process { role: "worker", uid: None, sockets });
 
     let mut sockets = Inherited::default();
@@ -142,7 +147,9 @@ pub async fn launch(
     ready.http = shown(&sockets, "http");
     ready.https = shown(&sockets, "https");
     ready.backhaul = shown(&sockets, "backhaul");
+    sockets.add("metrics", metrics_socket("edge")?);
     processes.push(Process { role: "edge", uid: Some(server.edge_uid), sockets });
+    let metrics = metrics_socket("supervisor")?;
 
     let bound = |address: &str| address.parse().context("a listening socket has no address");
     let run_file = RunFile {
@@ -157,7 +164,7 @@ pub async fn launch(
         supervisor::remove_stale(file)?;
     }
     let ready_file = server.ready_file.clone();
-    supervisor::run(Plan { state, processes, grace }, move || announce(&ready, ready_file.as_deref())).await
+    supervisor::run(Plan { state, processes, grace, metrics }, move || announce(&ready, ready_file.as_deref())).await
 }
 
 /// Without TLS on loopback, or where the operator says so.

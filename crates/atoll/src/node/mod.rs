@@ -2,6 +2,7 @@
 
 pub mod join;
 pub mod launch;
+pub mod metrics;
 pub mod options;
 pub mod restore;
 pub mod setup;

@@ -58,6 +58,10 @@ pub struct ServerOptions {
     #[arg(long, env = "ATOLL_LOG_JSON")]
     pub log_json: bool,
 
+    /// The edge's log of requests, JSON lines: a path, stderr or off [default: edge/access.log in the state folder]
+    #[arg(long, env = "ATOLL_ACCESS_LOG")]
+    pub access_log: Option<String>,
+
     /// How much memory may be promised to machines, as a multiple of what the server has
     #[arg(long, env = "ATOLL_MEMORY_OVERCOMMIT", default_value_t = 1.5)]
     pub memory_overcommit: f64,

@@ -4,9 +4,14 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::supervisor::remove_stale;
 
 /// Name of the environment variable: `name=fd` pairs, comma separated.
 const VARIABLE: &str = "ATOLL_SOCKETS";
@@ -24,17 +29,34 @@ pub fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     listen().with_context(|| format!("cannot listen on {address} (--{flag}); is another program using it?"))
 }
 
+/// Listens at `path`, where only `uid` and root may connect.
+pub fn bind_private(path: &Path, uid: u32) -> anyhow::Result<UnixListener> {
+    remove_stale(path)?;
+    let listen = || -> std::io::Result<UnixListener> {
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        chown(path, Some(uid), None)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    listen().with_context(|| format!("cannot listen on {}", path.display()))
+}
+
 /// Sockets by name, on their way to a child.
 #[derive(Default)]
-pub struct Inherited(BTreeMap<&'static str, TcpListener>);
+pub struct Inherited(BTreeMap<&'static str, OwnedFd>);
+
+/// Sockets by name, as a child got them.
+pub type Handed = BTreeMap<String, OwnedFd>;
 
 impl Inherited {
-    pub fn add(&mut self, name: &'static str, listener: TcpListener) {
-        self.0.insert(name, listener);
+    pub fn add(&mut self, name: &'static str, listener: impl Into<OwnedFd>) {
+        self.0.insert(name, listener.into());
     }
 
+    /// Where a TCP socket listens.
     pub fn address(&self, name: &str) -> Option<SocketAddr> {
-        self.0.get(name).and_then(|listener| listener.local_addr().ok())
+        socket2::SockRef::from(self.0.get(name)?).local_addr().ok()?.as_socket()
     }
 
     /// The value of the environment variable, and the descriptors a child must keep.
@@ -45,9 +67,9 @@ impl Inherited {
 }
 
 /// The sockets this process was given. Call once: it takes ownership of the descriptors.
-pub fn take() -> anyhow::Result<BTreeMap<String, TcpListener>> {
+pub fn take() -> anyhow::Result<Handed> {
     let text = std::env::var(VARIABLE).unwrap_or_default();
-    let mut sockets = BTreeMap::new();
+    let mut sockets = Handed::new();
     for pair in text.split(',').filter(|pair| !pair.is_empty()) {
         let Some((name, fd)) = pair.split_once('=') else { bail!("{VARIABLE} holds {pair:?}, not name=descriptor") };
         let fd: RawFd = fd.parse().with_context(|| format!("{VARIABLE} holds {pair:?}, not name=descriptor"))?;
@@ -59,16 +81,26 @@ pub fn take() -> anyhow::Result<BTreeMap<String, TcpListener>> {
         .with_context(|| format!("the supervisor did not hand over the socket {name:?}"))?;
         // SAFETY: as above; nobody else in this process knows the descriptor.
         let owned = unsafe { OwnedFd::from_raw_fd(fd) };
-        sockets.insert(name.to_owned(), TcpListener::from(owned));
+        sockets.insert(name.to_owned(), owned);
     }
     Ok(sockets)
 }
 
-/// Takes one socket out of the set, as a tokio listener.
-pub fn tokio_listener(
-    sockets: &mut BTreeMap<String, TcpListener>,
-    name: &str,
-) -> anyhow::Result<tokio::net::TcpListener> {
-    let listener = sockets.remove(name).with_context(|| format!("the supervisor handed over no socket {name:?}"))?;
+/// Takes one TCP socket out of the set.
+pub fn tcp_listener(sockets: &mut Handed, name: &str) -> anyhow::Result<TcpListener> {
+    sockets
+        .remove(name)
+        .map(TcpListener::from)
+        .with_context(|| format!("the supervisor handed over no socket {name:?}"))
+}
+
+/// Takes one TCP socket out of the set, as a tokio listener.
+pub fn tokio_listener(sockets: &mut Handed, name: &str) -> anyhow::Result<tokio::net::TcpListener> {
+    let listener = tcp_listener(sockets, name)?;
     tokio::net::TcpListener::from_std(listener).with_context(|| format!("the socket {name:?} cannot be used"))
+}
+
+/// Takes one Unix socket out of the set; `None` when this process was given none of that name.
+pub fn unix_listener(sockets: &mut Handed, name: &str) -> Option<UnixListener> {
+    sockets.remove(name).map(UnixListener::from)
 }

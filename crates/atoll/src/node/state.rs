@@ -30,6 +30,11 @@ impl StateDir {
         self.run().join("worker.sock")
     }
 
+    /// A process of this server says its metrics here.
+    pub fn metrics_socket(&self, role: &str) -> PathBuf {
+        self.run().join(format!("{role}.metrics"))
+    }
+
     pub fn options_file(&self) -> PathBuf {
         self.run().join("options.json")
     }

@@ -7,9 +7,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -17,6 +19,7 @@ use rustix::fs::FlockOperation;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::metrics::{self, Restarts};
 use super::sockets::Inherited;
 use super::state::StateDir;
 
@@ -41,6 +44,8 @@ pub struct Plan {
     pub processes: Vec<Process>,
     /// How long processes get to end by themselves.
     pub grace: Duration,
+    /// Where the supervisor says its own metrics.
+    pub metrics: UnixListener,
 }
 
 /// The lock that makes a role unique on a state folder; held for the life of the process.
@@ -123,6 +128,8 @@ pub async fn run(plan: Plan, serving: impl FnOnce()) -> anyhow::Result<()> {
         ready.push(tokio::task::spawn_blocking(move || said_ready(&pipe)));
         all.push(Running { process, child: Some(child), started: Instant::now(), pause: FIRST_PAUSE, due: None });
     }
+    let restarts = Arc::new(Restarts::new(all.iter().map(|running| running.process.role)));
+    metrics::serve("supervisor", plan.metrics, vec![restarts.clone()])?;
     let mut all_ready = std::pin::pin!(async {
         for one in ready {
             if !one.await.unwrap_or(false) {
@@ -152,6 +159,7 @@ pub async fn run(plan: Plan, serving: impl FnOnce()) -> anyhow::Result<()> {
             (index, status) = any_exit(&mut all) => {
                 let running = &mut all[index];
                 running.child = None;
+                restarts.note(running.process.role);
                 if running.started.elapsed() > WELL_AFTER {
                     running.pause = FIRST_PAUSE;
                 }

@@ -4,6 +4,7 @@
 mod catalogue;
 mod control;
 mod edge;
+mod metrics;
 mod renewal;
 mod sequence;
 mod worker;

@@ -31,15 +31,17 @@ use atoll_worker::seams::{
 use atoll_worker::{Deps, Knobs, SystemClock, Worker, WorkerConfig};
 
 use super::catalogue::WatchService;
+use super::metrics::WorkerMetrics;
 use super::renewal::renew_forever;
 use super::sequence::DurablePublisher;
 use super::{Common, asked_to_end};
 use crate::node::join::host_memory_mb;
-use crate::node::{sockets, supervisor};
+use crate::node::{metrics, sockets, supervisor};
 
 pub async fn run(common: Common) -> anyhow::Result<()> {
     let mut sockets = sockets::take()?;
     let listener = sockets::tokio_listener(&mut sockets, "worker-rpc")?;
+    let metrics_socket = sockets::unix_listener(&mut sockets, "metrics");
     let Common { state, node, run, live, .. } = &common;
     let own = state.role("worker");
     let control = connect(live, node.control.clone(), Expected::Role(Role::Control))?;
@@ -94,6 +96,9 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         .add_service(WatchService::server(rows.publisher(), &[Role::Edge, Role::Control]))
         .serve_with_incoming(peers);
 
+    if let Some(socket) = metrics_socket {
+        metrics::serve("worker", socket, vec![Arc::new(WorkerMetrics(agent.clone()))])?;
+    }
     supervisor::say_ready();
     tokio::select! {
         ended = local => ended.context("the local service ended")?,

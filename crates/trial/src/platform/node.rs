@@ -254,6 +254,21 @@ impl Node {
         Ok(String::from_utf8_lossy(&output.stdout).trim().parse()?)
     }
 
+    /// What all processes of the first server say of themselves, asked at its API.
+    pub async fn metrics(&self) -> anyhow::Result<String> {
+        let token = std::fs::read_to_string(self.state()?.join("root.token"))?;
+        let header = format!("Authorization: Bearer {}", token.trim());
+        let output = self.run("curl", &["-sSf", "-H", &header, "http://127.0.0.1:4280/metrics"]).await?;
+        ensure!(output.status.success(), "no metrics: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The edge's access log.
+    pub fn access_log(&self) -> anyhow::Result<String> {
+        let file = self.state()?.join("edge/access.log");
+        std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
+    }
+
     /// The last lines of the server's log.
     pub fn log_end(&self) -> String {
         let file = self.host.status().map(|status| status.logs.join("atoll.log"));

@@ -41,8 +41,20 @@ fn a_machine_made_through_the_api_is_served_and_woken() {
         })
         .await?;
 
-        platform.stop_machine("hello", &id).await?;
         let node = platform.node("ams")?;
+        let metrics = node.metrics().await?;
+        for process in ["supervisor", "control", "worker", "edge"] {
+            let line = format!("atoll_process_start_time_seconds{{process=\"{process}\"}}");
+            ensure!(metrics.contains(&line), "{process} says nothing:\n{metrics}");
+        }
+        ensure!(metrics.contains("atoll_worker_machines{process=\"worker\",state=\"started\"} 1"), "{metrics}");
+        until("requests are in the access log", SOON, async || {
+            ensure!(node.access_log()?.contains(&format!("\"machine\":\"{id}\"")), "none is");
+            Ok(())
+        })
+        .await?;
+
+        platform.stop_machine("hello", &id).await?;
         ensure!(node.processes("hello").await? == 0, "the machine's process is still there");
         let woken = see(&berlin, &Ask::get(&site, "/")).await?;
         ensure!(woken.who.machine == id && woken.who.boot_id != plain.who.boot_id, "{woken:?}");

@@ -23,6 +23,7 @@ use atoll_control::Control;
 use atoll_deploy::Deploys;
 use atoll_images::registry;
 
+use super::gather::{self, Gather};
 use super::registry::AppRights;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,11 +34,12 @@ pub async fn serve(
     listener: TcpListener,
     control: Arc<Control>,
     deploys: Arc<Deploys>,
+    metrics: Gather,
     plain: bool,
     advertised: IpAddr,
 ) -> anyhow::Result<()> {
     let images = registry::router(control.images.clone(), Arc::new(AppRights(control.clone())));
-    let router = router(Api { control: control.clone(), deploys }).merge(images);
+    let router = router(Api { control: control.clone(), deploys }).merge(images).merge(gather::routes(metrics));
     let service = MapRequestLayer::new(without_trailing_slash).layer(router);
     let service = ServiceExt::<Request>::into_make_service(service);
     if plain {

@@ -1,6 +1,7 @@
 //! The control process: API, records, deploys, the catalogue's hub, the authority.
 
 mod api;
+mod gather;
 mod hub;
 mod registry;
 
@@ -25,16 +26,18 @@ use atoll_rpc::proto::control::enrolment_server::EnrolmentServer;
 use atoll_rpc::proto::control::nodes_server::NodesServer;
 use atoll_rpc::server::accept;
 use atoll_rpc::tls::{IdentityMaterial, LiveIdentity};
+use atoll_signals::metrics::Source;
 use atoll_store::{Location, NewNode, NewToken, Store, TokenKind};
 
 use super::catalogue::WatchService;
+use super::metrics::{CatalogueMetrics, StoreMetrics};
 use super::sequence::DurablePublisher;
 use super::{Common, asked_to_end};
 use crate::node::join::host_memory_mb;
 use crate::node::launch::api_is_plain;
 use crate::node::setup::now_unix;
 use crate::node::state::StateDir;
-use crate::node::{sockets, supervisor};
+use crate::node::{metrics, sockets, supervisor};
 
 /// Control's rows have one epoch for ever: their numbers never go back.
 const EPOCH: u64 = 1;
@@ -44,6 +47,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let mut sockets = sockets::take()?;
     let api_listener = sockets::tokio_listener(&mut sockets, "api")?;
     let rpc_listener = sockets::tokio_listener(&mut sockets, "rpc")?;
+    let metrics_socket = sockets::unix_listener(&mut sockets, "metrics");
     let Common { state, node, run, live, .. } = &common;
     let options = run.control.as_ref().context("this server does not run control")?;
     let own = state.role("control");
@@ -104,6 +108,11 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     tokio::spawn(control.clone().reconcile_forever());
     tokio::spawn(renew_own(control.clone(), state.identity("control")));
 
+    if let Some(socket) = metrics_socket {
+        let sources: Vec<Arc<dyn Source>> =
+            vec![Arc::new(StoreMetrics(control.store.timings().clone())), Arc::new(CatalogueMetrics(view.clone()))];
+        metrics::serve("control", socket, sources)?;
+    }
     let barrier = Arc::new(hub::HubBarrier { hub: hub.clone(), book, view, started: Instant::now() });
     // The same after a restart: a process takes its own deploys back at once.
     let executor = format!("control/{}", node.name);
@@ -119,7 +128,8 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         .add_service(WatchService::server(hub, &[Role::Edge]))
         .serve_with_incoming(peers);
     let plain = api_is_plain(options);
-    let faces = api::serve(api_listener, control.clone(), deploys, plain, advertised);
+    let gathered = gather::Gather { control: control.clone(), state: state.clone() };
+    let faces = api::serve(api_listener, control.clone(), deploys, gathered, plain, advertised);
 
     supervisor::say_ready();
     tokio::select! {

@@ -1,12 +1,16 @@
 //! The edge process: the data plane with its real surroundings.
 
+mod access_log;
 mod backhaul;
 mod local_worker;
+
+pub use access_log::JsonAccessLog;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use atoll_catalogue::disk::{self, Seal};
@@ -20,12 +24,14 @@ use atoll_proxy::{EdgeConfig, Listener, Listeners};
 use atoll_rpc::channel::{connect, connect_local};
 use atoll_rpc::identity::{Expected, Role};
 use atoll_rpc::tls::LiveIdentity;
+use atoll_signals::lines::Destination;
 
 use super::catalogue::open_watch;
+use super::metrics::{CatalogueMetrics, EdgeMetrics};
 use super::renewal::renew_forever;
 use super::{Common, asked_to_end};
 use crate::node::setup::now_unix;
-use crate::node::{sockets, supervisor};
+use crate::node::{metrics, sockets, supervisor};
 
 /// How often the catalogue is kept on disk, for a start without anybody to ask.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
@@ -37,8 +43,8 @@ const CATCH_UP_PAUSE: Duration = Duration::from_millis(10);
 
 pub async fn run(common: Common) -> anyhow::Result<()> {
     let mut sockets = sockets::take()?;
-    let mut socket =
-        |name: &str| sockets.remove(name).with_context(|| format!("the supervisor handed over no socket {name:?}"));
+    let metrics_socket = sockets::unix_listener(&mut sockets, "metrics");
+    let mut socket = |name: &str| sockets::tcp_listener(&mut sockets, name);
     let listeners = Listeners {
         http: vec![Listener { socket: socket("http")?, external_port: 80 }],
         https: vec![Listener { socket: socket("https")?, external_port: 443 }],
@@ -85,6 +91,11 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     };
     catch_up(&replica).await;
 
+    let destination: Destination = match run.server.access_log.as_deref() {
+        Some(destination) => destination.parse()?,
+        None => Destination::File(own.join("access.log")),
+    };
+    let access_log = JsonAccessLog::start(destination).context("cannot start the access log")?.map(Arc::new);
     let config = EdgeConfig { app_domain: node.app_domain.clone(), ..EdgeConfig::new(node.name.clone(), node.region) };
     let handle = atoll_proxy::start(
         config,
@@ -92,7 +103,10 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
             routes: Arc::new(replica.clone()),
             worker: Arc::new(local_worker::LocalWorker::new(connect_local(&state.worker_socket()))),
             backhaul: Some(Arc::new(backhaul::NodeIdentities::new(live)?)),
-            access_log: Arc::new(NoAccessLog),
+            access_log: match access_log.clone() {
+                Some(log) => log,
+                None => Arc::new(NoAccessLog),
+            },
         },
         listeners,
     )?;
@@ -101,6 +115,12 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     tokio::spawn(follow_authority(replica.clone(), live.clone()));
     tokio::spawn(renew_forever(live.clone(), control, state.identity("edge")));
 
+    if let Some(socket) = metrics_socket {
+        let edge =
+            EdgeMetrics { counters: handle.counters(), open: handle.connection_count(), log: access_log.clone() };
+        metrics::serve("edge", socket, vec![Arc::new(edge), Arc::new(CatalogueMetrics(replica.clone()))])?;
+    }
+    let mut hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     supervisor::say_ready();
     let mut save = tokio::time::interval(SAVE_EVERY);
     let mut saved_positions = None;
@@ -111,6 +131,11 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
             ended = &mut ended => {
                 ended?;
                 break;
+            }
+            _ = hangups.recv() => {
+                if let Some(log) = &access_log {
+                    log.reopen();
+                }
             }
             _ = save.tick() => {
                 let positions = replica.positions();
