@@ -97,7 +97,9 @@ fn show_own_boot() -> Result<(), FurnishError> {
     fs::read("/proc/sys/kernel/random/uuid")
         .and_then(|id| fs::write(own, id))
         .attempting(|| format!("write {}", own.display()))?;
-    rustix::mount::mount_bind(own, KERNELS).attempting(|| format!("mount {} at {KERNELS}", own.display()))
+    rustix::mount::mount_bind(own, KERNELS).attempting(|| format!("mount {} at {KERNELS}", own.display()))?;
+    // The mount keeps the file; the host's programs start with an empty /run.
+    fs::remove_file(own).attempting(|| format!("remove {}", own.display()))
 }
 
 /// Within the cgroup namespace the host's own group is the root of each hierarchy.
