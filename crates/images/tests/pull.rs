@@ -169,7 +169,7 @@ async fn our_own_registry_is_pulled_from_with_a_login() {
     let store = TestStore::new();
 
     let nobody = puller(HashMap::new()).pull(&store.store, &name).await.unwrap_err();
-    assert!(told(&nobody).contains("configure one"), "{}", told(&nobody));
+    assert!(told(&nobody).contains("atoll registry login"), "{}", told(&nobody));
     let stranger = puller(login(&registry.address, "x", "other")).pull(&store.store, &name).await.unwrap_err();
     assert!(told(&stranger).contains("may not read mine/web"), "{}", told(&stranger));
     store.assert_empty();
