@@ -69,11 +69,11 @@ pub fn prepare_first_server(
     let node = match existing {
         Some(node) => node,
         None => {
-            // An authority that is there already was brought here to go on with its platform; whatever
-            // this server's name said before, it begins anew.
-            let known = Authority::platform_of(&state.authority())?;
-            let epoch = if known.is_some() { now_unix() } else { 1 };
-            let platform = known.unwrap_or_else(random_hex::<8>);
+            // An authority that is there already was brought here to go on with its platform.
+            let platform = Authority::platform_of(&state.authority())?.unwrap_or_else(random_hex::<8>);
+            // Records may have been brought here, too, and know a server of this name. Whatever that one
+            // said, this one has nothing of it: the moment is beyond any epoch of an earlier server.
+            let epoch = now_unix();
             let token = atoll_identity::TokenText::generate();
             write_durably(&state.root_token(), token.reveal().as_bytes(), true)
                 .context("cannot write the first token")?;

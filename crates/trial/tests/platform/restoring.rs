@@ -45,7 +45,7 @@ fn a_platform_goes_on_from_an_old_backup() {
         let node = platform.node_mut("ams")?;
         let state = node.state()?;
         let gone = state.with_extension("gone");
-        node.kill_supervisor().await?;
+        node.end().await?;
         std::fs::rename(&state, &gone)?;
         std::fs::create_dir_all(state.join("control"))?;
         for kept in ["root.key", "ca"] {
