@@ -76,6 +76,8 @@ fn machine(number: u64, node: &NodeName, state: MachineState) -> Row {
         process_group: "app".into(),
         services: services(app % 20),
         changed_at_ms: number,
+        metadata: Default::default(),
+        skip_dns: false,
     })
 }
 

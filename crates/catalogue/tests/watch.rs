@@ -73,6 +73,7 @@ fn node(name: &str, region: &str, epoch: u64) -> Row {
         epoch,
         backhaul: None,
         worker_rpc: Some("192.0.2.1:4281".parse().unwrap()),
+        public_addresses: Vec::new(),
     })
 }
 
@@ -102,6 +103,8 @@ fn machine(id: u64, node: &str, state: MachineState) -> Row {
         process_group: "app".into(),
         services: Arc::new([]),
         changed_at_ms: 0,
+        metadata: Default::default(),
+        skip_dns: false,
     })
 }
 

@@ -44,6 +44,7 @@ pub fn node_row(node: &Node) -> Row {
         epoch: node.epoch,
         backhaul: node.backhaul,
         worker_rpc: node.worker_rpc,
+        public_addresses: Vec::new(),
     })
 }
 

@@ -123,6 +123,7 @@ fn node(name: &str, epoch: u64) -> Row {
         epoch,
         backhaul: Some(([192, 0, 2, 1], 4282).into()),
         worker_rpc: None,
+        public_addresses: Vec::new(),
     })
 }
 

@@ -3,6 +3,7 @@
 //! so that what a client wrote is what it reads back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -244,6 +245,11 @@ pub const MAX_STOP_TIMEOUT: GoDuration = GoDuration::from_secs(300);
 /// Time between the stop signal and the forced kill when nothing is configured.
 pub const DEFAULT_STOP_TIMEOUT: GoDuration = GoDuration::from_secs(5);
 
+/// Pairs of metadata by which a machine can be found by name.
+const MAX_NAME_METADATA: usize = 32;
+/// Longest key or value of such a pair: one label.
+const MAX_NAME_METADATA_BYTES: usize = 63;
+
 impl MachineConfig {
     /// The machine's size.
     pub fn resolved_guest(&self) -> Result<Guest, InvalidGuest> {
@@ -259,6 +265,17 @@ impl MachineConfig {
             .get("fly_process_group")
             .or_else(|| self.metadata.get("process_group"))
             .map_or("app", String::as_str)
+    }
+
+    /// The metadata by which machines can be found by name: keys and values that are labels of a
+    /// domain name, a bounded number of them.
+    pub fn name_metadata(&self) -> Arc<[(String, String)]> {
+        let is_label = |text: &str| {
+            (1..=MAX_NAME_METADATA_BYTES).contains(&text.len())
+                && text.bytes().all(|b| b.is_ascii_graphic() && b != b'.')
+        };
+        let found = self.metadata.iter().filter(|(key, value)| is_label(key) && is_label(value));
+        found.take(MAX_NAME_METADATA).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
     /// Names of documented fields that are set but not honoured by this version.
@@ -374,6 +391,16 @@ mod tests {
 
     fn config(json: &str) -> MachineConfig {
         serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn only_metadata_that_makes_labels_makes_names() {
+        let long = "x".repeat(64);
+        let config: MachineConfig = serde_json::from_value(serde_json::json!({
+            "metadata": {"color": "blue", "a.b": "c", "site": "a.b", "note": "two words", "empty": "", "long": long},
+        }))
+        .unwrap();
+        assert_eq!(*config.name_metadata(), [("color".to_owned(), "blue".to_owned())]);
     }
 
     #[test]

@@ -158,6 +158,21 @@ pub struct MachineRow {
     /// moment the state last changed.
     #[serde(default)]
     pub changed_at_ms: u64,
+    /// What of the machine's metadata names can be made of, as
+    /// [`MachineConfig::name_metadata`](crate::MachineConfig::name_metadata) gives it.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub metadata: Arc<[(String, String)]>,
+    /// The machine wants no names in the private network.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub skip_dns: bool,
+}
+
+fn is_empty<T>(list: &Arc<[T]>) -> bool {
+    list.is_empty()
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// A service of a machine with what is known of it now.
@@ -186,6 +201,9 @@ pub struct NodeRow {
     /// Where edges and control reach this node's worker (mutual TLS).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_rpc: Option<SocketAddr>,
+    /// Where users reach this node's edge, if they do. Public DNS answers with them by place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub public_addresses: Vec<IpAddr>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -292,6 +310,7 @@ mod tests {
             epoch: 1,
             backhaul: None,
             worker_rpc: None,
+            public_addresses: Vec::new(),
         })
     }
 

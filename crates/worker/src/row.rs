@@ -45,6 +45,8 @@ pub fn machine_row(bundle: &LaunchBundle, node: &NodeName, ipv4: Ipv4Addr, now: 
         process_group: bundle.config.process_group().to_owned(),
         services,
         changed_at_ms: now.changed_at_ms,
+        metadata: bundle.config.name_metadata(),
+        skip_dns: bundle.config.dns.skip_registration,
     }
 }
 

@@ -43,6 +43,7 @@ fn replica() -> Replica {
         epoch: 2,
         backhaul: None,
         worker_rpc: None,
+        public_addresses: Vec::new(),
     }))
     .unwrap();
     log.put(&Row::Certificate(CertificateRow {

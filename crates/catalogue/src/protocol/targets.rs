@@ -70,6 +70,7 @@ mod tests {
                 epoch: 1,
                 backhaul: None,
                 worker_rpc: Some("192.0.2.1:4281".parse().unwrap()),
+                public_addresses: Vec::new(),
             })
         };
         Snapshot::from_rows([

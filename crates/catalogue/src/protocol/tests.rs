@@ -38,6 +38,7 @@ fn node(name: &str, epoch: u64, state: NodeState) -> Row {
         epoch,
         backhaul,
         worker_rpc,
+        public_addresses: Vec::new(),
     })
 }
 
@@ -56,6 +57,8 @@ fn machine(id: u64, node: &str, version: u64) -> Row {
         process_group: String::new(),
         services: Arc::new([]),
         changed_at_ms: 0,
+        metadata: Default::default(),
+        skip_dns: false,
     })
 }
 

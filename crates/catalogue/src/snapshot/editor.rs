@@ -13,6 +13,10 @@ use super::{Claimants, Snapshot};
 /// load, so there are a handful; past the limit lists are simply not shared.
 const SERVICE_LISTS_PER_APP: usize = 64;
 
+/// Machines of an app whose metadata a new one's is compared with. When none of them has the same, the
+/// machine keeps its own copy.
+const METADATA_COMPARED: usize = 4;
+
 /// The writer of snapshots. Parts shared with a published view are copied on the first write.
 #[derive(Default)]
 pub struct Editor {
@@ -54,9 +58,16 @@ impl Editor {
         self.remove_app(&row.name);
         for host in &row.hostnames {
             claim(self.view.app_by_hostname.entry(host), &row.name);
+            for above in names_above(host) {
+                *self.view.hostnames_below.entry(above.into()) += 1;
+            }
         }
         for address in &row.addresses {
             claim(self.view.app_by_address.entry(*address), &row.name);
+        }
+        let siblings = Arc::make_mut(self.view.apps_by_network.entry(row.network));
+        if let Err(at) = siblings.binary_search(&row.name) {
+            siblings.insert(at, row.name.clone());
         }
         self.view.apps.insert(row.name.clone(), Arc::new(row));
     }
@@ -69,6 +80,9 @@ impl Editor {
             if claimants.is_empty() {
                 self.view.app_by_hostname.remove(host);
             }
+            for above in names_above(host) {
+                self.no_longer_above(above);
+            }
         }
         for address in &row.addresses {
             let claimants = self.view.app_by_address.entry(*address);
@@ -77,10 +91,24 @@ impl Editor {
                 self.view.app_by_address.remove(address);
             }
         }
+        let siblings = Arc::make_mut(self.view.apps_by_network.entry(row.network));
+        siblings.retain(|sibling| sibling != name);
+        if siblings.is_empty() {
+            self.view.apps_by_network.remove(&row.network);
+        }
+    }
+
+    fn no_longer_above(&mut self, name: &str) {
+        let count = self.view.hostnames_below.entry(name.into());
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            self.view.hostnames_below.remove(name);
+        }
     }
 
     fn put_machine(&mut self, mut row: MachineRow) {
-        if self.view.machine(&row.id).is_some_and(|known| known.app != row.app) {
+        let moved = |known: &Arc<MachineRow>| known.app != row.app || known.private_ipv6 != row.private_ipv6;
+        if self.view.machine(&row.id).is_some_and(moved) {
             self.remove_machine(&row.id);
         }
         row.app = self.shared_app_name(row.app);
@@ -88,6 +116,10 @@ impl Editor {
             row.node = node.clone();
         }
         row.services = self.shared_services(&row.app, row.services);
+        self.share_metadata(&mut row);
+        if self.view.machine_by_address.get(&row.private_ipv6) != Some(&row.id) {
+            self.view.machine_by_address.insert(row.private_ipv6, row.id);
+        }
 
         let row = Arc::new(row);
         let siblings = Arc::make_mut(self.view.machines_by_app.entry(row.app.clone()));
@@ -100,6 +132,9 @@ impl Editor {
 
     fn remove_machine(&mut self, id: &MachineId) {
         let Some(row) = self.view.machines.remove(id) else { return };
+        if self.view.machine_by_address.get(&row.private_ipv6) == Some(id) {
+            self.view.machine_by_address.remove(&row.private_ipv6);
+        }
         let siblings = Arc::make_mut(self.view.machines_by_app.entry(row.app.clone()));
         siblings.retain(|sibling| sibling.id != *id);
         if siblings.is_empty() {
@@ -122,6 +157,15 @@ impl Editor {
         stored.cloned().unwrap_or(name)
     }
 
+    /// Most machines of an app have the metadata of those made with them.
+    fn share_metadata(&self, row: &mut MachineRow) {
+        let siblings = self.view.machines_of(&row.app).iter().rev().take(METADATA_COMPARED);
+        let own = self.view.machine(&row.id).into_iter();
+        if let Some(same) = own.chain(siblings).find(|sibling| sibling.metadata == row.metadata) {
+            row.metadata = same.metadata.clone();
+        }
+    }
+
     fn shared_services(&mut self, app: &AppName, services: Arc<[ServiceRow]>) -> Arc<[ServiceRow]> {
         let known = self.services.entry(app.clone()).or_default();
         if let Some(same) = known.iter().find(|list| ***list == *services) {
@@ -142,4 +186,11 @@ fn claim(claimants: &mut Claimants, name: &AppName) {
     if let Err(at) = claimants.binary_search(name) {
         claimants.insert(at, name.clone());
     }
+}
+
+/// The names that a host name (or pattern) lies below, the nearest first.
+fn names_above(host: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(host.split_once('.').map(|(_, above)| above), |name| {
+        name.split_once('.').map(|(_, above)| above)
+    })
 }

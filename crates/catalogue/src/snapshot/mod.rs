@@ -8,9 +8,10 @@ mod editor;
 mod hosts;
 mod shards;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use atoll_model::address::NetworkId;
 use atoll_model::row::{AppRow, CertificateRow, MachineRow, NodeRow, Row};
 use atoll_model::{AppName, MachineId, NodeName};
 
@@ -28,6 +29,12 @@ pub struct Snapshot {
     nodes: Shards<NodeName, Arc<NodeRow>>,
     app_by_hostname: HostTable<Claimants>,
     app_by_address: Shards<IpAddr, Claimants>,
+    /// Sorted by name. Never holds an empty list.
+    apps_by_network: Shards<NetworkId, Arc<Vec<AppName>>>,
+    /// How many custom host names lie below each name.
+    hostnames_below: Shards<Arc<str>, u32>,
+    /// By 6PN address. Workers give each to one machine; of two that claim one, the last row counts.
+    machine_by_address: Shards<Ipv6Addr, MachineId>,
     certificates: HostTable<Arc<CertificateRow>>,
 }
 
@@ -69,6 +76,22 @@ impl Snapshot {
     /// The app that has this dedicated or private address.
     pub fn app_by_address(&self, address: IpAddr) -> Option<&Arc<AppRow>> {
         self.app_by_address.get(&address).and_then(|claimants| self.first_of(claimants))
+    }
+
+    /// Whether any custom host name lies below this name, at whatever depth. `name` must be in lower
+    /// case, without trailing dot.
+    pub fn has_hostname_below(&self, name: &str) -> bool {
+        self.hostnames_below.get(name).is_some()
+    }
+
+    /// The apps of a private network, by name.
+    pub fn apps_in(&self, network: NetworkId) -> &[AppName] {
+        self.apps_by_network.get(&network).map_or(&[], |apps| apps.as_slice())
+    }
+
+    /// The machine with this 6PN address.
+    pub fn machine_by_address(&self, address: Ipv6Addr) -> Option<&Arc<MachineRow>> {
+        self.machine_by_address.get(&address).and_then(|id| self.machines.get(id))
     }
 
     fn first_of(&self, claimants: &Claimants) -> Option<&Arc<AppRow>> {

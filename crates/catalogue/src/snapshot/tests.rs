@@ -38,6 +38,8 @@ fn machine(id: u64, app: &str, port: u16) -> Row {
         process_group: "app".into(),
         services: services(port),
         changed_at_ms: 0,
+        metadata: Default::default(),
+        skip_dns: false,
     })
 }
 
@@ -74,6 +76,44 @@ fn an_app_that_gives_up_a_host_is_no_longer_found_by_it() {
     assert_eq!(name_of(editor.view().app_by_hostname("old.example")), None);
     assert_eq!(name_of(editor.view().app_by_hostname("new.example")), Some("web"));
     assert_eq!(name_of(editor.view().app_by_address("2001:db8::1".parse().unwrap())), None);
+}
+
+#[test]
+fn names_above_host_names_are_known_while_any_lies_below() {
+    let mut editor = Editor::default();
+    editor.put(app("web", &["a.b.shop.example", "*.shop.example"], &[]));
+    for above in ["b.shop.example", "shop.example", "example"] {
+        assert!(editor.view().has_hostname_below(above), "{above}");
+    }
+    assert!(!editor.view().has_hostname_below("a.b.shop.example"));
+    editor.put(app("web", &["*.shop.example"], &[]));
+    assert!(!editor.view().has_hostname_below("b.shop.example"));
+    assert!(editor.view().has_hostname_below("shop.example"));
+    editor.remove(&RowKey::App("web".parse().unwrap()));
+    assert!(!editor.view().has_hostname_below("example"));
+}
+
+#[test]
+fn apps_are_listed_by_network_and_machines_found_by_address() {
+    let mut editor = Editor::default();
+    editor.put(app("web", &[], &[]));
+    editor.put(app("api", &[], &[]));
+    let names =
+        |editor: &Editor| editor.view().apps_in(NetworkId(1)).iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names(&editor), ["api", "web"]);
+    editor.remove(&RowKey::App("api".parse().unwrap()));
+    assert_eq!(names(&editor), ["web"]);
+    assert!(editor.view().apps_in(NetworkId(2)).is_empty());
+
+    editor.put(machine(7, "web", 80));
+    let address = "fdaa:0:1::2".parse().unwrap();
+    let found = |editor: &Editor| editor.view().machine_by_address(address).map(|row| row.id);
+    assert_eq!(found(&editor), Some(MachineId::from_random(7)));
+    editor.put(machine(8, "web", 80));
+    editor.remove(&RowKey::Machine(MachineId::from_random(7)));
+    assert_eq!(found(&editor), Some(MachineId::from_random(8)));
+    editor.remove(&RowKey::Machine(MachineId::from_random(8)));
+    assert_eq!(found(&editor), None);
 }
 
 #[test]

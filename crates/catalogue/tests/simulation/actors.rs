@@ -134,6 +134,7 @@ pub fn node_row(name: &NodeName, region: &str, epoch: u64) -> NodeRow {
         epoch,
         backhaul: None,
         worker_rpc: Some("192.0.2.1:4281".parse().unwrap()),
+        public_addresses: Vec::new(),
     }
 }
 
@@ -159,5 +160,7 @@ pub fn machine_row(
         process_group: "app".into(),
         services: std::sync::Arc::new([]),
         changed_at_ms: stamp,
+        metadata: Default::default(),
+        skip_dns: false,
     }
 }

@@ -63,6 +63,8 @@ impl Spec {
             process_group: String::new(),
             services: Arc::new([ServiceRow { service, healthy: self.healthy, load: self.load }]),
             changed_at_ms: 0,
+            metadata: Default::default(),
+            skip_dns: false,
         })
     }
 }
@@ -117,6 +119,7 @@ fn world(machines: &[Spec]) -> World {
             epoch: 1,
             backhaul: None,
             worker_rpc: None,
+            public_addresses: Vec::new(),
         })
     });
     let rows = std::iter::once(Row::App(app)).chain(nodes).chain(machines.iter().map(Spec::row));

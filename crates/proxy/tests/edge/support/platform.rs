@@ -193,6 +193,7 @@ impl Platform {
             epoch: 1,
             backhaul: Some(node.backhaul),
             worker_rpc: None,
+            public_addresses: Vec::new(),
         }));
         node
     }
@@ -262,6 +263,8 @@ impl Platform {
                 load: LoadBucket::BelowSoft,
             }]),
             changed_at_ms: 1,
+            metadata: Default::default(),
+            skip_dns: false,
         };
         change(&mut row);
         node.worker.machines.lock().unwrap().insert(id, machine.clone());

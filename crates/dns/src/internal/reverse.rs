@@ -1,0 +1,71 @@
+//! Names of addresses: `ip6.arpa` for the caller's own network.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use atoll_model::address::{MACHINE_DNS, NetworkId, network_of};
+
+use super::answer::Answer;
+use super::view::View;
+use crate::wire::{Name, Type};
+
+/// Hex digits of a whole address.
+const NIBBLES: usize = 32;
+/// Digits that all 6PN addresses begin with: `fdaa`, as 16 bits.
+const PREFIX: u128 = 0xfdaa;
+
+/// Answers names of 6PN addresses; all others are elsewhere.
+pub(super) fn answer(view: &View, caller: NetworkId, name: &Name, kind: Type) -> Answer {
+    let Some((bits, digits)) = address_of(name) else { return Answer::Elsewhere };
+    if digits < 4 || bits >> 112 != PREFIX {
+        return Answer::Elsewhere;
+    }
+    if digits < NIBBLES {
+        // Names above addresses have nothing of their own; that some may be empty is nobody's concern.
+        return Answer::NoData;
+    }
+    match pointer(view, caller, Ipv6Addr::from_bits(bits)) {
+        None => Answer::NoSuchName,
+        Some(name) if matches!(kind, Type::PTR | Type::ANY) => Answer::Pointer(Box::new(name)),
+        Some(_) => Answer::NoData,
+    }
+}
+
+/// The address that an `ip6.arpa` name spells, as far as it does, and how many digits it gives.
+fn address_of(name: &Name) -> Option<(u128, usize)> {
+    let count = name.label_count().checked_sub(2)?;
+    let mut ends = name.labels().skip(count);
+    if ends.next() != Some(b"ip6") || ends.next() != Some(b"arpa") || count > NIBBLES {
+        return None;
+    }
+    let mut bits = 0;
+    for (index, label) in name.labels().take(count).enumerate() {
+        let digit = match label {
+            [digit] => char::from(*digit).to_digit(16)?,
+            _ => return None,
+        };
+        // The leftmost label is the last digit that is given.
+        bits |= u128::from(digit) << (4 * (NIBBLES - count + index));
+    }
+    Some((bits, count))
+}
+
+fn pointer(view: &View, caller: NetworkId, address: Ipv6Addr) -> Option<Name> {
+    if address == MACHINE_DNS {
+        return "_dns.internal".parse().ok();
+    }
+    if network_of(address) != Some(caller) {
+        return None;
+    }
+    if let Some(machine) = view.catalogue.machine_by_address(address)
+        && machine.network == caller
+        && !machine.skip_dns
+    {
+        return format!("{}.vm.{}.internal", machine.id, machine.app).parse().ok();
+    }
+    if let Some(app) = view.catalogue.app_by_address(IpAddr::V6(address)) {
+        return format!("{}.flycast", app.name).parse().ok();
+    }
+    let mut peers = view.peers.get(&caller)?.iter();
+    let (peer, _) = peers.find(|(_, own)| **own == address)?;
+    format!("{peer}._peer.internal").parse().ok()
+}
