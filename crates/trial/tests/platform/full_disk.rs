@@ -58,7 +58,7 @@ fn filler(node: &Node, folder: &str) -> anyhow::Result<PathBuf> {
 /// Whether this says that there is no room, and where.
 fn names_the_disk(what: &str, said: &str) -> anyhow::Result<()> {
     println!("{what}: {said}");
-    let told = ["the disk is full", "no space left"].iter().any(|words| said.to_lowercase().contains(words));
+    let told = ["disk is full", "no space left"].iter().any(|words| said.to_lowercase().contains(words));
     ensure!(told, "{what} says {said:?}");
     Ok(())
 }
