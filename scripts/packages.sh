@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 # What each is for stands in docs/development.md.
 packages=(
     iproute2 nftables           # machines' networks, the lab
+    bird2                       # BGP in the lab's routers and under the guard
     busybox-static              # smallest possible root for driver tests
     skopeo buildah umoci        # foreign image tools that must work with our registry
     postgresql                  # the second engine of the store
@@ -28,6 +29,16 @@ done
 mkdir -p /etc/postgresql-common
 grep -qs '^create_main_cluster = false' /etc/postgresql-common/createcluster.conf ||
     echo 'create_main_cluster = false' >> /etc/postgresql-common/createcluster.conf
+# Nor may the routing daemon serve this machine, now or at boot: worlds and guards start their own.
+if [[ " ${missing[*]} " == *" bird2 "* ]]; then
+    mkdir -p /etc/systemd/system
+    [ -e /etc/systemd/system/bird.service ] || ln -s /dev/null /etc/systemd/system/bird.service
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
+        chmod 755 /usr/sbin/policy-rc.d
+    fi
+fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

@@ -10,6 +10,9 @@ pub const MAX_HOSTS: usize = 250;
 /// The address at which every edge serves; each node has it on its loopback.
 pub const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
+/// What nodes announce by BGP where there are autonomous systems: it covers [`SERVICE_ADDRESS`].
+pub const SERVICE_PREFIX: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 51, 100, 0), 24);
+
 /// Locally administered prefix of the hosts' hardware addresses; the port number follows.
 const MAC_PREFIX: [u8; 4] = [0x02, 0x61, 0x74, 0x6c];
 
@@ -34,6 +37,14 @@ impl Port {
 
     pub fn ipv4(self) -> Ipv4Addr {
         Ipv4Addr::new(10, 77, 0, self.number())
+    }
+
+    /// Whose IPv4 address this is, if a port may have it.
+    pub fn of(address: Ipv4Addr) -> Option<Self> {
+        match address.octets() {
+            [10, 77, 0, number] if number > 0 => Some(Self(usize::from(number) - 1)),
+            _ => None,
+        }
     }
 
     pub fn ipv6(self) -> Ipv6Addr {
@@ -70,6 +81,8 @@ mod tests {
         for port in [Port(0), Port(7), Port(MAX_HOSTS - 1)] {
             assert_eq!(destination(&port.mac()), Destination::One(port));
         }
+        assert_eq!(Port::of(Port(7).ipv4()), Some(Port(7)));
+        assert_eq!(Port::of(SERVICE_ADDRESS), None);
         assert_eq!(Port(0).ipv4().to_string(), "10.77.0.1");
         assert_eq!(Port(1).ipv6().to_string(), "fd00:77::2");
         assert_eq!(Port(0).mac_text(), "02:61:74:6c:00:01");

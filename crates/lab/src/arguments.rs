@@ -1,9 +1,11 @@
 //! The command line's words. Only argument types; what they do is in [`crate::commands`].
 
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use atoll_lab::address::SERVICE_ADDRESS;
 use atoll_lab::path::Path;
 use atoll_lab::verb::Verb;
 use atoll_lab::world::parse_rate;
@@ -39,6 +41,12 @@ pub enum Command {
     Status {
         #[arg(long)]
         json: bool,
+    },
+    /// Follow the routes from a host to an address, and print the hosts on the way
+    Trace {
+        host: String,
+        #[arg(default_value_t = SERVICE_ADDRESS)]
+        address: Ipv4Addr,
     },
     /// Remove what labs that were killed left behind
     Clean,
@@ -90,7 +98,14 @@ pub enum Change {
     Pause { host: String },
     /// Let a paused host go on
     Resume { host: String },
-    /// Say which nodes clients may be steered to
+    /// Keep the processors of a host busy
+    Overload {
+        host: String,
+        /// Threads that compute for nothing; 0 ends it
+        #[arg(default_value_t = 8)]
+        threads: usize,
+    },
+    /// Say which nodes clients may be steered to, or which of the lab's own announcers announce
     Steer {
         #[command(subcommand)]
         steer: Steer,
@@ -110,6 +125,14 @@ pub enum Fault {
         /// Between the host and everybody
         #[arg(long)]
         all: bool,
+    },
+    /// Cut and heal a link in turn until healed
+    Flap {
+        a: String,
+        b: String,
+        /// How long it is cut, and how long it works
+        #[arg(long, default_value = "1s")]
+        every: GoDuration,
     },
 }
 
@@ -171,7 +194,13 @@ pub enum Helper {
         #[arg(last = true, required = true)]
         program: Vec<String>,
     },
+    Hog {
+        threads: usize,
+    },
     Enter {
+        /// Schedule the program in real time if the machine allows it
+        #[arg(long)]
+        real_time: bool,
         first: i32,
         group: PathBuf,
         #[arg(last = true, required = true)]
@@ -191,6 +220,8 @@ impl Change {
                 Some(b) => Verb::Cut { a, b, one_way },
                 None => Verb::Isolate { host: a },
             },
+            Self::Fault { fault: Fault::Flap { a, b, every } } => Verb::Flap { a, b, every: every.0 },
+            Self::Overload { host, threads } => Verb::Overload { host, threads },
             Self::Slow { pair: Pair { a, b, one_way }, extra } => Verb::Slow { a, b, extra_ms: extra, one_way },
             Self::Loss { pair: Pair { a, b, one_way }, percent } => Verb::Lose { a, b, percent, one_way },
             Self::Path { pair: Pair { a, b, one_way }, shape } => {
@@ -238,6 +269,10 @@ mod tests {
         assert_eq!(verb("fault cut a b --one-way"), Some(Verb::Cut { a: a.clone(), b: b.clone(), one_way: true }));
         assert_eq!(verb("fault cut a --all"), Some(Verb::Isolate { host: a.clone() }));
         assert_eq!(verb("slow a b 150"), Some(Verb::Slow { a: a.clone(), b, extra_ms: 150.0, one_way: false }));
+        let every = Duration::from_millis(500);
+        let flap = Verb::Flap { a: a.clone(), b: "b".to_owned(), every };
+        assert_eq!(verb("fault flap a b --every 500ms"), Some(flap));
+        assert_eq!(verb("overload a"), Some(Verb::Overload { host: a.clone(), threads: 8 }));
         assert_eq!(verb("heal"), Some(Verb::Heal { a: None, b: None }));
         assert_eq!(verb("steer withdraw a"), Some(Verb::Withdraw { host: a }));
         for bad in ["fault cut a", "fault cut a b --all", "slow a b soon", "path a b --rate fast"] {

@@ -94,7 +94,19 @@ impl Group {
 
     /// Moves the calling process into the leaf, where there is one.
     pub fn enter_leaf(&self) -> io::Result<()> {
-        for hierarchy in &self.hierarchies {
+        self.enter_leaf_where(|_| true)
+    }
+
+    /// The same for a real-time process: a version 1 processor group takes none unless it was given a share
+    /// of real time.
+    pub fn enter_leaf_in_real_time(&self) -> io::Result<()> {
+        let schedules =
+            |hierarchy: &Hierarchy| hierarchy.options.iter().flat_map(|options| options.split(',')).any(|o| o == "cpu");
+        self.enter_leaf_where(|hierarchy| !schedules(hierarchy))
+    }
+
+    fn enter_leaf_where(&self, wanted: impl Fn(&Hierarchy) -> bool) -> io::Result<()> {
+        for hierarchy in self.hierarchies.iter().filter(|hierarchy| wanted(hierarchy)) {
             let folder = hierarchy.mount.join(&self.name);
             let leaf = if hierarchy.options.is_none() { folder.join(LEAF) } else { folder };
             fs::write(leaf.join("cgroup.procs"), "0")?;

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use atoll_lab::host::enter::Class;
 use atoll_lab::verb::{HostState, Status, Verb};
 use atoll_lab::world::Kind;
-use atoll_lab::{Lab, LabError, Options, World, control, premises};
+use atoll_lab::{Lab, LabError, Options, World, control, premises, trace};
 use rustix::process::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -27,7 +28,11 @@ pub fn run(world: &Path, folder: Option<PathBuf>) -> anyhow::Result<ExitCode> {
         let lab = Lab::start(&world, &options).await?;
         let status = lab.status();
         println!("relay runs at {}", status.relay.priority);
-        println!("clients reach the service address by lab steering, not BGP");
+        if world.systems.is_empty() {
+            println!("clients reach the service address by lab steering, not BGP");
+        } else {
+            println!("clients reach the service address by BGP");
+        }
         for host in status.hosts.iter().filter(|host| host.steered_to.is_some()) {
             println!("{} -> {}", host.name, host.steered_to.as_deref().unwrap_or_default());
         }
@@ -58,7 +63,7 @@ pub fn exec(folder: Option<PathBuf>, host: &str, program: &[OsString]) -> anyhow
         let program = program.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         return internal::session(&host.disk.with_file_name("vm"), program, Vec::new());
     }
-    internal::enter(first, host.group.clone(), program)
+    internal::enter(first, host.group.clone(), Class::Ordinary, program)
 }
 
 pub fn status(folder: Option<PathBuf>, json: bool) -> anyhow::Result<ExitCode> {
@@ -83,6 +88,16 @@ fn print(status: &Status) {
         let (state, address) = (host.state.as_str(), host.ipv4.to_string());
         println!("{:<16} {role:<8} {state:<8} {address:<12} {service}", host.name);
     }
+}
+
+/// Prints the hosts through which what a host sends to an address goes.
+pub fn trace(folder: Option<PathBuf>, host: &str, address: std::net::Ipv4Addr) -> anyhow::Result<ExitCode> {
+    let status = control::ask(&find(folder)?, &Verb::Status)?;
+    let program = std::env::current_exe()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let path = runtime.block_on(trace::trace(&program, &status, host, address))?;
+    println!("{}", path.join(" -> "));
+    Ok(ExitCode::SUCCESS)
 }
 
 pub fn clean() -> anyhow::Result<ExitCode> {

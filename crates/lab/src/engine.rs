@@ -11,8 +11,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use tokio::process::Child;
+
 use crate::address::Port;
+use crate::bgp::daemon::{Daemon, Home};
 use crate::cgroup::Group;
+use crate::disturbance::{self, Flaps};
 use crate::error::{Attempt, LabError};
 use crate::host::body::Body;
 use crate::host::setup::Furniture;
@@ -24,7 +28,7 @@ use crate::steer;
 use crate::verb::{HostState, HostStatus, Status, Verb};
 use crate::vm::files::FILES_VARIABLE;
 use crate::vm::machine::Machine;
-use crate::world::{Kind, Role, World};
+use crate::world::{Kind, Role, Routing, World};
 
 /// How long after a change clients still go where they went; about what BGP with BFD takes.
 pub const STEER_AFTER: Duration = Duration::from_millis(200);
@@ -54,12 +58,18 @@ struct Host {
     group: Group,
     /// The last edge set in its routes; none is never set.
     steered: Option<Option<Port>>,
+    /// Its BGP daemon, if the lab runs one there.
+    daemon: Option<Daemon>,
+    /// Threads that compute for nothing.
+    burden: Option<Child>,
 }
 
 pub struct Engine {
     site: Site,
     world: World,
+    routing: Option<Routing>,
     paths: Paths,
+    flaps: Flaps,
     relay: Relay,
     report: Report,
     hosts: Vec<Host>,
@@ -78,7 +88,9 @@ impl Engine {
         let report = relay.order(&Order::Report).await?;
         let paths = world.paths();
         let hosts = world.ports().map(|(port, _)| Host::new(&site, &world, port)).collect();
-        let mut engine = Self { site, world, paths, relay, report, hosts, steer_at: None, publish };
+        let routing = world.routing();
+        let flaps = Flaps::default();
+        let mut engine = Self { site, world, routing, paths, flaps, relay, report, hosts, steer_at: None, publish };
         let ports: Vec<Port> = engine.world.ports().map(|(port, _)| port).collect();
         for port in ports {
             engine.boot(port).await?;
@@ -95,13 +107,8 @@ impl Engine {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let steer_at = self.steer_at;
-            let steering = async move {
-                match steer_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let steering = sleep_until(self.steer_at);
+            let flapping = sleep_until(self.flaps.next());
             tokio::select! {
                 message = verbs.recv() => {
                     let Some((verb, answer)) = message else { break };
@@ -115,6 +122,7 @@ impl Engine {
                     self.steer().await;
                     self.publish();
                 }
+                () = flapping => self.flap().await,
                 _ = tick.tick() => self.notice_deaths().await,
             }
         }
@@ -151,8 +159,16 @@ impl Engine {
                     (Some(host), None) | (None, Some(host)) => self.around(self.port(&host)?),
                     (None, None) => self.paths.pairs().collect(),
                 };
+                self.flaps.end(&pairs);
                 self.disturb(pairs, Paths::heal).await
             }
+            Verb::Flap { a, b, every } => {
+                let pairs = self.between(&a, &b, false)?;
+                let (a, b) = (self.port(&a)?, self.port(&b)?);
+                self.flaps.begin(a, b, every, Instant::now())?;
+                self.disturb(pairs, Paths::cut).await
+            }
+            Verb::Overload { host, threads } => self.overload(&host, threads),
             Verb::SetPath { a, b, path, one_way } => {
                 check_path(path)?;
                 let pairs = self.between(&a, &b, one_way)?;
@@ -168,8 +184,8 @@ impl Engine {
             }
             Verb::Pause { host } => self.freeze(&host, true).await,
             Verb::Resume { host } => self.freeze(&host, false).await,
-            Verb::Withdraw { host } => self.withdraw(&host, true),
-            Verb::Announce { host } => self.withdraw(&host, false),
+            Verb::Withdraw { host } => self.withdraw(&host, true).await,
+            Verb::Announce { host } => self.withdraw(&host, false).await,
             Verb::Status => {
                 self.report = self.relay.order(&Order::Report).await?;
                 Ok(())
@@ -236,12 +252,30 @@ impl Engine {
         network::configure(&self.world, body.network(&self.site.program), port).await?;
         self.report = self.relay.order(&Order::Attach { port, interface }).await?;
 
+        let daemon = self.start_daemon(port, &body)?;
         let host = &mut self.hosts[port.0];
         host.status.state = HostState::Up;
         host.status.pid = Some(body.first.as_raw_nonzero().get());
         host.body = Some(body);
+        host.daemon = daemon;
         self.steer_soon();
         Ok(())
+    }
+
+    /// Starts the BGP daemon of a host that has booted, if it is to have one.
+    fn start_daemon(&self, port: Port, body: &Body) -> Result<Option<Daemon>, LabError> {
+        let Some(speaker) = self.routing.as_ref().and_then(|routing| routing.speakers.get(&port)) else {
+            return Ok(None);
+        };
+        let status = &self.hosts[port.0].status;
+        let home = Home {
+            program: &self.site.program,
+            first: body.first,
+            group: &status.group,
+            folder: host_folder(&self.site.folder, &status.name).join("bgp"),
+            logs: &status.logs,
+        };
+        Daemon::start(&home, port, speaker, self.world.bfd).map(Some)
     }
 
     async fn boot_namespaces(
@@ -305,6 +339,10 @@ impl Engine {
         let name = host.status.name.clone();
         host.body = None;
         host.steered = None;
+        host.daemon = None;
+        host.burden = None;
+        host.status.overload = 0;
+        host.status.withdrawn &= self.routing.is_none();
         host.status.state = HostState::Down;
         host.status.pid = None;
         host.status.steered_to = None;
@@ -322,6 +360,10 @@ impl Engine {
     async fn notice_deaths(&mut self) {
         for port in (0..self.hosts.len()).map(Port) {
             let host = &mut self.hosts[port.0];
+            if host.daemon.as_mut().is_some_and(Daemon::is_dead) {
+                host.daemon = None;
+                tracing::warn!(host = host.status.name, "its BGP daemon ended; bird.log says why");
+            }
             if !host.body.as_mut().is_some_and(Body::is_dead) {
                 continue;
             }
@@ -346,9 +388,43 @@ impl Engine {
         Ok(())
     }
 
-    fn withdraw(&mut self, name: &str, withdrawn: bool) -> Result<(), LabError> {
+    /// Cuts or heals the links whose turn it is.
+    async fn flap(&mut self) {
+        for (a, b, cut) in self.flaps.due(Instant::now()) {
+            let change = if cut { Paths::cut } else { Paths::heal };
+            if let Err(error) = self.disturb(vec![(a, b), (b, a)], change).await {
+                tracing::warn!(error = crate::error::chain(&error), "a link did not flap");
+            }
+        }
+    }
+
+    fn overload(&mut self, name: &str, threads: usize) -> Result<(), LabError> {
         let port = self.port(name)?;
-        let status = &mut self.hosts[port.0].status;
+        let host = &mut self.hosts[port.0];
+        let (HostState::Up, Some(body), Kind::Namespace) = (host.status.state, &host.body, host.status.kind) else {
+            return Err(host.wrong_state());
+        };
+        host.burden = match threads {
+            0 => None,
+            _ => Some(disturbance::burden(&self.site.program, body.first, &host.status.group, threads)?),
+        };
+        host.status.overload = threads;
+        Ok(())
+    }
+
+    async fn withdraw(&mut self, name: &str, withdrawn: bool) -> Result<(), LabError> {
+        let port = self.port(name)?;
+        let host = &mut self.hosts[port.0];
+        if self.routing.is_some() {
+            let Some(daemon) = host.daemon.as_ref().filter(|_| host.status.role == Role::Node) else {
+                let why = format!("the lab does not announce for {name}: clients are led by BGP");
+                return Err(LabError::Invalid(why));
+            };
+            daemon.announce(!withdrawn).await?;
+            host.status.withdrawn = withdrawn;
+            return Ok(());
+        }
+        let status = &mut host.status;
         if status.role != Role::Node {
             return Err(LabError::Invalid(format!("{name} is no node: clients are never steered to it")));
         }
@@ -358,11 +434,17 @@ impl Engine {
     }
 
     fn steer_soon(&mut self) {
+        if self.routing.is_some() {
+            return;
+        }
         self.steer_at.get_or_insert_with(|| Instant::now() + STEER_AFTER);
     }
 
     /// Brings every client's route to the service address in line with the world as it is.
     async fn steer(&mut self) {
+        if self.routing.is_some() {
+            return;
+        }
         let edges: BTreeSet<Port> = (self.hosts.iter().enumerate())
             .filter(|(_, host)| host.status.role == Role::Node && !host.status.withdrawn)
             .filter(|(_, host)| host.status.state == HostState::Up)
@@ -426,14 +508,23 @@ impl Host {
             group: PathBuf::from(format!("atl-{}", site.id)).join(&spec.name),
             disk: folder.join("disk"),
             logs: folder.join("log"),
+            system: spec.system,
+            overload: 0,
             withdrawn: false,
             steered_to: None,
         };
-        Self { group: site.group.child(&spec.name), status, body: None, steered: None }
+        Self { group: site.group.child(&spec.name), status, body: None, steered: None, daemon: None, burden: None }
     }
 
     fn wrong_state(&self) -> LabError {
         LabError::WrongState { host: self.status.name.clone(), state: self.status.state.as_str() }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use atoll_lab::host::enter::Class;
 use atoll_lab::host::{enter, init};
 use atoll_lab::relay;
 use atoll_lab::vm::wire::Request;
@@ -45,17 +46,36 @@ pub fn run(helper: Helper) -> anyhow::Result<ExitCode> {
             }
             session(&folder, program, bytes)
         }
-        Helper::Enter { first, group, program } => {
+        Helper::Enter { real_time, first, group, program } => {
             let first = Pid::from_raw(first).context("0 is no process")?;
-            enter(first, group, &program)
+            enter(first, group, if real_time { Class::RealTime } else { Class::Ordinary }, &program)
         }
+        Helper::Hog { threads } => hog(threads),
     }
 }
 
 /// Runs a program in a host and exits as it does.
-pub fn enter(first: Pid, group: std::path::PathBuf, program: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
-    let code = enter::run(first, group, program).context("enter the host")?;
+pub fn enter(
+    first: Pid,
+    group: std::path::PathBuf,
+    class: Class,
+    program: &[std::ffi::OsString],
+) -> anyhow::Result<ExitCode> {
+    let code = enter::run(first, group, class, program).context("enter the host")?;
     Ok(exit_code(code))
+}
+
+/// Computes for nothing until killed.
+fn hog(threads: usize) -> ! {
+    let spin = || {
+        loop {
+            std::hint::spin_loop();
+        }
+    };
+    for _ in 1..threads {
+        std::thread::spawn(spin);
+    }
+    spin()
 }
 
 /// Runs a program in a guest and exits as it does.

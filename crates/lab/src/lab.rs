@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::engine::{Engine, Message, Site, vm_folder};
 use crate::error::{Attempt, LabError};
+use crate::host::enter::Class;
 use crate::premises::Premises;
 use crate::relay::process::Relay;
 use crate::sys;
@@ -140,6 +141,15 @@ impl Lab {
         known.then(|| Host { lab, name: name.to_owned() }).ok_or_else(|| LabError::UnknownHost(name.to_owned()))
     }
 
+    /// The hosts through which a packet goes from one host to an address, both ends included, as the
+    /// kernels on the way have it.
+    ///
+    /// # Errors
+    /// If there is no way.
+    pub async fn trace(&self, from: &str, to: Ipv4Addr) -> Result<Vec<String>, LabError> {
+        crate::trace::trace(&self.inner.program, &self.status(), from, to).await
+    }
+
     /// Nothing passes between two hosts any more, either way.
     pub async fn cut(&self, a: &str, b: &str) -> Result<(), LabError> {
         self.done(Verb::Cut { a: a.into(), b: b.into(), one_way: false }).await
@@ -164,6 +174,11 @@ impl Lab {
     /// Loses this many percent between two hosts, each way.
     pub async fn lose(&self, a: &str, b: &str, percent: f64) -> Result<(), LabError> {
         self.done(Verb::Lose { a: a.into(), b: b.into(), percent, one_way: false }).await
+    }
+
+    /// Cuts and heals the link of two hosts in turn, each for this long, until it is healed.
+    pub async fn flap(&self, a: &str, b: &str, every: Duration) -> Result<(), LabError> {
+        self.done(Verb::Flap { a: a.into(), b: b.into(), every }).await
     }
 
     /// Ends the faults between two hosts.
@@ -236,6 +251,18 @@ impl Host {
     /// # Errors
     /// If the host is not up.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command, LabError> {
+        self.command_of(Class::Ordinary, program)
+    }
+
+    /// The same for a program that may schedule itself in real time, as far as this machine allows it.
+    ///
+    /// # Errors
+    /// If the host is not up.
+    pub fn real_time_command(&self, program: impl AsRef<std::ffi::OsStr>) -> Result<Command, LabError> {
+        self.command_of(Class::RealTime, program)
+    }
+
+    fn command_of(&self, class: Class, program: impl AsRef<std::ffi::OsStr>) -> Result<Command, LabError> {
         let status = self.status()?;
         let pid = self.first_process(&status)?.as_raw_nonzero();
         let mut command = Command::new(&self.lab.inner.program);
@@ -243,7 +270,11 @@ impl Host {
             command.args(["internal", "session"]).arg(vm_folder(&status)).arg("--").arg(program);
             return Ok(command);
         }
-        command.args(["internal", "enter", &pid.to_string()]).arg(status.group).arg("--").arg(program);
+        command.args(["internal", "enter"]);
+        if class == Class::RealTime {
+            command.arg("--real-time");
+        }
+        command.arg(pid.to_string()).arg(status.group).arg("--").arg(program);
         Ok(command)
     }
 
@@ -299,6 +330,11 @@ impl Host {
 
     pub async fn resume(&self) -> Result<(), LabError> {
         self.lab.done(Verb::Resume { host: self.name.clone() }).await
+    }
+
+    /// Keeps this many threads of it computing for nothing; 0 ends it.
+    pub async fn overload(&self, threads: usize) -> Result<(), LabError> {
+        self.lab.done(Verb::Overload { host: self.name.clone(), threads }).await
     }
 
     /// Steers no client to this node any more.

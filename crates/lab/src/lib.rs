@@ -5,14 +5,21 @@
 //! loss and rate of each ordered pair. Faults are [`verb::Verb`]s. The lab knows nothing of Atoll's
 //! programs: it starts them as anyone would, by their outer faces.
 //!
-//! - pure: [`world`], [`place`], [`path`], [`address`], and within: steering, the relay's switch
+//! In a world of autonomous systems a real BGP daemon runs in every router, and which node is nearest is
+//! what their best paths say; without them the lab steers clients, and says so.
+//!
+//! - pure: [`world`], [`place`], [`path`], [`address`], and within: steering, the relay's switch, `bgp`'s
+//!   configuration
 //! - one task owns the state: `engine`; [`lab`] is the handle to it, [`control`] its socket
+//! - looking at routes from outside: [`routes`], [`trace`]
 //! - helper processes of the `atoll-lab` program: [`relay`], [`host`]
 //! - what is left on the machine and taken away: [`premises`], `cgroup`
 
 pub mod address;
+mod bgp;
 mod cgroup;
 pub mod control;
+mod disturbance;
 mod engine;
 pub mod error;
 pub mod host;
@@ -22,8 +29,10 @@ pub mod path;
 pub mod place;
 pub mod premises;
 pub mod relay;
+pub mod routes;
 mod steer;
 mod sys;
+pub mod trace;
 pub mod verb;
 pub mod vm;
 pub mod world;

@@ -25,6 +25,7 @@ fn carry_out(Arguments { dir, command }: Arguments) -> anyhow::Result<ExitCode> 
         Command::Run { world } => commands::run(&world, dir),
         Command::Exec { host, program } => commands::exec(dir, &host, &program),
         Command::Status { json } => commands::status(dir, json),
+        Command::Trace { host, address } => commands::trace(dir, &host, address),
         Command::Clean => commands::clean(),
         Command::Internal { helper } => internal::run(helper),
         Command::Change(change) => commands::apply(dir, &change.into_verb()),

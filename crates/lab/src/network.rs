@@ -13,7 +13,7 @@ use tokio::process::Command;
 use crate::address::{Port, SERVICE_ADDRESS};
 use crate::error::{Attempt, LabError};
 use crate::sys;
-use crate::world::{Role, World};
+use crate::world::{Role, Routing, World};
 
 /// Of one batch; a guest carries it out only once it has booted.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -66,18 +66,53 @@ pub async fn unplug(relay: Pid, near: &str) -> Result<(), LabError> {
 /// Gives a host its addresses and tells it everybody's hardware address, so that no packet waits for
 /// address resolution.
 pub async fn configure(world: &World, host: Network<'_>, port: Port) -> Result<(), LabError> {
-    ip(host, &configuration(world, port)).await
+    let batch = match world.routing() {
+        Some(routing) => routed_configuration(world, &routing, port),
+        None => configuration(world, port),
+    };
+    ip(host, &batch).await
 }
 
-fn configuration(world: &World, port: Port) -> String {
-    let mut batch = String::from("link set dev lo up\n");
+/// In a world of autonomous systems a host reaches its neighbours directly and everybody else through its
+/// gateway; a router learns the rest by BGP. The addresses keep their wide prefixes, by which a BGP daemon
+/// knows who is on the link, but the kernel makes no routes of them.
+fn routed_configuration(world: &World, routing: &Routing, port: Port) -> String {
+    let mut batch = loopback(world, port);
     let mut add = |line: std::fmt::Arguments<'_>| {
         batch.push_str(&line.to_string());
         batch.push('\n');
     };
-    if world.hosts[port.0].role == Role::Node {
-        add(format_args!("addr add {SERVICE_ADDRESS}/32 dev lo"));
+    add(format_args!("link set dev {UPLINK} up"));
+    add(format_args!("addr add {}/24 dev {UPLINK} noprefixroute", port.ipv4()));
+    add(format_args!("addr add {}/64 dev {UPLINK} nodad noprefixroute", port.ipv6()));
+    for peer in routing.neighbours(port) {
+        let mac = peer.mac_text();
+        add(format_args!("neigh replace {} lladdr {mac} dev {UPLINK} nud permanent", peer.ipv4()));
+        add(format_args!("neigh replace {} lladdr {mac} dev {UPLINK} nud permanent", peer.ipv6()));
+        add(format_args!("route add {}/32 dev {UPLINK}", peer.ipv4()));
+        add(format_args!("route add {}/128 dev {UPLINK}", peer.ipv6()));
     }
+    if let Some(gateway) = routing.gateway(port) {
+        add(format_args!("route add 0.0.0.0/0 via {} dev {UPLINK}", gateway.ipv4()));
+        add(format_args!("route add ::/0 via {} dev {UPLINK}", gateway.ipv6()));
+    }
+    batch
+}
+
+fn loopback(world: &World, port: Port) -> String {
+    let mut batch = String::from("link set dev lo up\n");
+    if world.hosts[port.0].role == Role::Node {
+        batch.push_str(&format!("addr add {SERVICE_ADDRESS}/32 dev lo\n"));
+    }
+    batch
+}
+
+fn configuration(world: &World, port: Port) -> String {
+    let mut batch = loopback(world, port);
+    let mut add = |line: std::fmt::Arguments<'_>| {
+        batch.push_str(&line.to_string());
+        batch.push('\n');
+    };
     add(format_args!("link set dev {UPLINK} up"));
     add(format_args!("addr add {}/24 dev {UPLINK}", port.ipv4()));
     add(format_args!("addr add {}/64 dev {UPLINK} nodad", port.ipv6()));
@@ -136,6 +171,19 @@ async fn ip(network: Network<'_>, batch: &str) -> Result<(), LabError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn in_a_routed_world_only_neighbours_are_reached_directly() {
+        let world = World::parse(include_str!("../../../worlds/anycast.toml")).unwrap();
+        let routing = world.routing().unwrap();
+        let (client, router) = (world.port("berlin").unwrap(), world.port("eu").unwrap());
+        let batch = routed_configuration(&world, &routing, client);
+        assert!(batch.contains(&format!("route add {}/32 dev eth0", router.ipv4())));
+        assert!(batch.contains(&format!("route add 0.0.0.0/0 via {} dev eth0", router.ipv4())));
+        assert_eq!(batch.matches("/32 dev eth0").count(), 1);
+        let batch = routed_configuration(&world, &routing, router);
+        assert!(!batch.contains("0.0.0.0/0") && batch.matches("/32 dev eth0").count() == 6, "{batch}");
+    }
 
     #[test]
     fn only_nodes_have_the_service_address_and_all_know_each_other() {

@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,17 @@ pub enum Verb {
         percent: f64,
         one_way: bool,
     },
+    /// Cuts and heals a pair in turn, each for this long, until healed.
+    Flap {
+        a: String,
+        b: String,
+        every: Duration,
+    },
+    /// Keeps this many threads of a host computing for nothing; 0 ends it, as the host's death does.
+    Overload {
+        host: String,
+        threads: usize,
+    },
     /// Ends the faults of a pair, of all of a host's pairs, or of the world.
     Heal {
         a: Option<String>,
@@ -63,7 +75,7 @@ pub enum Verb {
     Resume {
         host: String,
     },
-    /// No client is steered to this node, though it lives.
+    /// No client is steered to this node, though it lives; one that announces by the lab's daemon stops to.
     Withdraw {
         host: String,
     },
@@ -110,7 +122,11 @@ pub struct HostStatus {
     pub disk: PathBuf,
     /// Where its programs' logs go; outside.
     pub logs: PathBuf,
-    /// Withdrawn from steering.
+    /// The autonomous system that it is in.
+    pub system: Option<u32>,
+    /// Threads that compute for nothing.
+    pub overload: usize,
+    /// Withdrawn from steering, or from announcing.
     pub withdrawn: bool,
     /// Of a client: the node to which the service address leads.
     pub steered_to: Option<String>,

@@ -7,7 +7,7 @@ use atoll_model::duration::GoDuration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{DEFAULT_PATH_FACTOR, HostSpec, Kind, LinkSpec, Links, Role, World};
+use super::{DEFAULT_BFD, DEFAULT_PATH_FACTOR, HostSpec, Kind, LinkSpec, Links, Role, World, systems};
 use crate::address::{MAX_HOSTS, Port};
 use crate::place;
 
@@ -23,13 +23,17 @@ pub struct WorldError {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+pub(super) struct File {
     #[serde(default)]
     defaults: Defaults,
     #[serde(default)]
-    host: Vec<Host>,
+    pub bgp: systems::Bgp,
+    #[serde(default, rename = "as")]
+    pub systems: Vec<systems::RawSystem>,
     #[serde(default)]
-    link: Vec<Link>,
+    pub host: Vec<Host>,
+    #[serde(default)]
+    pub link: Vec<Link>,
 }
 
 #[derive(Deserialize, Default)]
@@ -44,19 +48,22 @@ struct Defaults {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Host {
-    name: Spanned<String>,
+pub(super) struct Host {
+    pub name: Spanned<String>,
     city: Spanned<String>,
     role: Role,
     #[serde(default)]
     kind: Kind,
+    #[serde(rename = "as")]
+    pub system: Option<Spanned<u32>>,
+    pub speaker: Option<Spanned<systems::SpeakerKind>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Link {
-    a: Spanned<String>,
-    b: Spanned<String>,
+pub(super) struct Link {
+    pub a: Spanned<String>,
+    pub b: Spanned<String>,
     /// `"distance"` or a duration.
     delay: Option<Spanned<String>>,
     jitter: Option<Spanned<String>>,
@@ -64,6 +71,9 @@ struct Link {
     loss: Option<Spanned<f64>>,
     /// Such as `"100mbit"`.
     rate: Option<Spanned<String>>,
+    pub peering: Option<Spanned<systems::Peering>>,
+    /// Of the BGP session over this link (TCP MD5).
+    pub password: Option<Spanned<String>>,
 }
 
 pub(super) fn parse(text: &str) -> Result<World, WorldError> {
@@ -73,14 +83,16 @@ pub(super) fn parse(text: &str) -> Result<World, WorldError> {
         path_factor: DEFAULT_PATH_FACTOR,
         links: file.defaults.links,
         seed: file.defaults.seed.into(),
+        bfd: DEFAULT_BFD,
+        systems: Vec::with_capacity(file.systems.len()),
         hosts: Vec::with_capacity(file.host.len()),
         listed: Vec::with_capacity(file.link.len()),
     };
-    if let Some(factor) = file.defaults.path_factor {
+    if let Some(factor) = &file.defaults.path_factor {
         if !(1.0..=10.0).contains(factor.get_ref()) {
-            return Err(source.at(&factor, "a cable is 1 to 10 times as long as the great circle"));
+            return Err(source.at(factor, "a cable is 1 to 10 times as long as the great circle"));
         }
-        world.path_factor = factor.into_inner();
+        world.path_factor = *factor.get_ref();
     }
     if file.host.is_empty() {
         return Err(source.problem(None, "a world needs at least one [[host]]"));
@@ -89,18 +101,19 @@ pub(super) fn parse(text: &str) -> Result<World, WorldError> {
         let first_too_many = &file.host[MAX_HOSTS].name;
         return Err(source.at(first_too_many, &format!("a world has at most {MAX_HOSTS} hosts")));
     }
-    for host in file.host {
+    for host in &file.host {
         let spec = read_host(&source, &world, host)?;
         world.hosts.push(spec);
     }
-    for link in file.link {
-        let spec = read_link(&source, &world, &link)?;
+    for link in &file.link {
+        let spec = read_link(&source, &world, link)?;
         world.listed.push(spec);
     }
+    systems::read(&source, &file, &mut world)?;
     Ok(world)
 }
 
-fn read_host(source: &Source<'_>, world: &World, host: Host) -> Result<HostSpec, WorldError> {
+fn read_host(source: &Source<'_>, world: &World, host: &Host) -> Result<HostSpec, WorldError> {
     let name = host.name.get_ref();
     let well_formed = (1..=32).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_lowercase())
@@ -115,7 +128,15 @@ fn read_host(source: &Source<'_>, world: &World, host: Host) -> Result<HostSpec,
     let city = host.city.get_ref();
     let place = place::find(city)
         .ok_or_else(|| source.at(&host.city, &format!("{city:?} is neither a region code nor a city the lab knows")))?;
-    Ok(HostSpec { name: name.clone(), city: city.clone(), place, role: host.role, kind: host.kind })
+    Ok(HostSpec {
+        name: name.clone(),
+        city: city.clone(),
+        place,
+        role: host.role,
+        kind: host.kind,
+        system: host.system.as_ref().map(|system| *system.get_ref()),
+        speaker: host.speaker.as_ref().map(|speaker| *speaker.get_ref()).unwrap_or_default(),
+    })
 }
 
 fn read_link(source: &Source<'_>, world: &World, link: &Link) -> Result<LinkSpec, WorldError> {
@@ -129,15 +150,11 @@ fn read_link(source: &Source<'_>, world: &World, link: &Link) -> Result<LinkSpec
     if world.listed.iter().any(|known| (known.a, known.b) == (a, b) || (known.a, known.b) == (b, a)) {
         return Err(source.at(&link.b, "this pair of hosts has a link already"));
     }
-    let duration = |text: &Spanned<String>| -> Result<Duration, WorldError> {
-        let GoDuration(duration) = text.get_ref().parse().map_err(|error| source.at(text, &format!("{error}")))?;
-        Ok(duration)
-    };
     let delay = match &link.delay {
-        Some(text) if text.get_ref() != "distance" => Some(duration(text)?),
+        Some(text) if text.get_ref() != "distance" => Some(source.duration(text)?),
         _ => None,
     };
-    let jitter = link.jitter.as_ref().map(duration).transpose()?.unwrap_or_default();
+    let jitter = link.jitter.as_ref().map(|text| source.duration(text)).transpose()?.unwrap_or_default();
     let loss = match &link.loss {
         Some(percent) if !(0.0..=100.0).contains(percent.get_ref()) => {
             return Err(source.at(percent, "loss is a percentage from 0 to 100"));
@@ -151,7 +168,9 @@ fn read_link(source: &Source<'_>, world: &World, link: &Link) -> Result<LinkSpec
         })?),
         None => None,
     };
-    Ok(LinkSpec { a, b, delay, jitter, loss, rate })
+    let peering = link.peering.as_ref().map(|peering| *peering.get_ref());
+    let password = link.password.as_ref().map(|password| password.get_ref().clone());
+    Ok(LinkSpec { a, b, delay, jitter, loss, rate, peering, password })
 }
 
 /// `"100mbit"` in bits a second.
@@ -167,15 +186,20 @@ pub fn parse_rate(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(unit).filter(|rate| *rate > 0)
 }
 
-struct Source<'t>(&'t str);
+pub(super) struct Source<'t>(&'t str);
 
 impl Source<'_> {
-    fn at<T>(&self, value: &Spanned<T>, problem: &str) -> WorldError {
+    pub fn duration(&self, text: &Spanned<String>) -> Result<Duration, WorldError> {
+        let GoDuration(duration) = text.get_ref().parse().map_err(|error| self.at(text, &format!("{error}")))?;
+        Ok(duration)
+    }
+
+    pub fn at<T>(&self, value: &Spanned<T>, problem: &str) -> WorldError {
         self.problem(Some(value.span()), problem)
     }
 
     /// The key is the one written on the line of the problem.
-    fn problem(&self, span: Option<Range<usize>>, problem: &str) -> WorldError {
+    pub fn problem(&self, span: Option<Range<usize>>, problem: &str) -> WorldError {
         let start = span.map_or(0, |span| span.start).min(self.0.len());
         let before = &self.0.as_bytes()[..start];
         let line = before.iter().filter(|byte| **byte == b'\n').count();

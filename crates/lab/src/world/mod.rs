@@ -2,6 +2,8 @@
 //! pure, nothing here touches the machine.
 
 mod file;
+mod routing;
+mod systems;
 
 use std::time::Duration;
 
@@ -12,9 +14,15 @@ use crate::path::{Path, Paths};
 use crate::place::{self, Place};
 
 pub use file::{WorldError, parse_rate};
+pub use routing::{Relation, Routing, Session, Speaker};
+pub use systems::{Peering, SpeakerKind, System};
 
 /// How much longer cables are than the great circle, unless the world says otherwise.
 pub const DEFAULT_PATH_FACTOR: f64 = 1.6;
+
+/// How often neighbouring BGP routers look whether the other lives, unless the world says otherwise; the
+/// third miss counts.
+pub const DEFAULT_BFD: Duration = Duration::from_millis(60);
 
 /// What a host is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -24,7 +32,7 @@ pub enum Role {
     Node,
     /// Uses it: is steered to an edge.
     Client,
-    /// Forwards packets of others.
+    /// Forwards packets of others; in a world of autonomous systems it speaks BGP for its own.
     Router,
 }
 
@@ -57,6 +65,10 @@ pub struct HostSpec {
     pub place: Place,
     pub role: Role,
     pub kind: Kind,
+    /// Of a router, the autonomous system whose router it is; of a node, the one in which it may
+    /// announce addresses.
+    pub system: Option<u32>,
+    pub speaker: SpeakerKind,
 }
 
 /// A link, the same both ways.
@@ -71,6 +83,10 @@ pub struct LinkSpec {
     pub loss: f64,
     /// Bits a second.
     pub rate: Option<u64>,
+    /// Between routers: what one is to the other.
+    pub peering: Option<Peering>,
+    /// Of the BGP session over this link (TCP MD5).
+    pub password: Option<String>,
 }
 
 /// A whole world; a host's position in `hosts` is its port.
@@ -80,6 +96,10 @@ pub struct World {
     pub links: Links,
     /// Of loss and jitter, so that a run can be repeated.
     pub seed: u64,
+    /// How often BGP neighbours probe each other.
+    pub bfd: Duration,
+    /// Autonomous systems; without any, the lab steers clients.
+    pub systems: Vec<System>,
     pub hosts: Vec<HostSpec>,
     pub listed: Vec<LinkSpec>,
 }
@@ -117,6 +137,11 @@ impl World {
             paths.set(link.b, link.a, Some(path));
         }
         paths
+    }
+
+    /// Who speaks BGP with whom; none in a world without autonomous systems.
+    pub fn routing(&self) -> Option<Routing> {
+        (!self.systems.is_empty()).then(|| Routing::of(self))
     }
 
     fn distance_delay(&self, a: Port, b: Port) -> Duration {
