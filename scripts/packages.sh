@@ -13,6 +13,7 @@ packages=(
     runc                        # the peer in the start benchmark
     mmdebstrap                  # example images made of Debian packages
     e2fsprogs                   # disks of the lab's virtual machines
+    dnsperf                     # asks both DNS servers of the dns benchmark
     knot bind9-dnsutils         # a foreign DNS server and clients that DNS must get along with
     faketime                    # a joining server with another clock
     curl jq ca-certificates

@@ -66,6 +66,11 @@ impl Snapshot {
         self.apps.get(name)
     }
 
+    /// As [`Self::app`], by a text that may be no app's name at all.
+    pub fn app_named(&self, name: &str) -> Option<&Arc<AppRow>> {
+        self.apps.get(name)
+    }
+
     /// The app with this custom host name, or with the wildcard one label above it. `host` must be
     /// in lower case, without port and trailing dot. The default names under the app domain are not
     /// here: their first label is the app's name.

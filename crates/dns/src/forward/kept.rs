@@ -115,10 +115,10 @@ impl Kept {
         out.clear();
         out.extend(&self.message);
         out[..2].copy_from_slice(&query.id.to_be_bytes());
-        // Kept of the flags are the code and whether the upstream checked signatures; recursion is available.
-        let authentic = out[3] & 0x20;
+        // Of the flags only the code is the upstream's: whether signatures were checked cannot be believed of
+        // somebody on an open path. Recursion is available.
         out[2] = 0x80 | u8::from(query.recursion_desired);
-        out[3] = 0x80 | authentic | if query.checking_disabled { 0x10 } else { 0 } | out[3] & 0xf;
+        out[3] = 0x80 | if query.checking_disabled { 0x10 } else { 0 } | out[3] & 0xf;
         out[HEADER..self.question_end].copy_from_slice(query.question());
         let age = now.saturating_duration_since(self.came).as_secs().min(u64::from(u32::MAX)) as u32;
         let expired = now >= self.expires;

@@ -17,8 +17,8 @@ use tokio::time::timeout;
 
 use crate::generations::Generations;
 use crate::internal::Recursion;
-use crate::serve::{Later, Next, Now, Request};
-use crate::wire::{Code, Query, Reply, Transport, Type};
+use crate::serve::{Clients, Later, Next, Now, Request};
+use crate::wire::{Code, Query, Reply, Transport, Type, mask};
 
 pub use kept::Kept;
 use upstream::Upstreams;
@@ -27,6 +27,10 @@ use upstream::Upstreams;
 const CAPACITY: usize = 10_000;
 /// Different questions that may be on their way at once.
 const MAX_FLIGHTS: usize = 1024;
+/// Questions that one private network may have on their way at once.
+const MAX_OF_NETWORK: usize = 256;
+/// The leading bits of a 6PN address that are its network's.
+const NETWORK_BITS: u8 = 48;
 /// How long a client waits when something expired could be given (RFC 8767 section 5).
 const PATIENCE: Duration = Duration::from_millis(1800);
 /// How long something expired is given before upstreams are asked again.
@@ -37,6 +41,7 @@ pub struct Forwarder {
     upstreams: Upstreams,
     cache: Mutex<Generations<Question, Arc<Kept>>>,
     flights: Mutex<HashMap<Question, watch::Receiver<Option<Landed>>>>,
+    waiting: Arc<Clients>,
 }
 
 /// What is asked upstream; clients who ask the same get the same.
@@ -69,6 +74,7 @@ impl Forwarder {
             upstreams: Upstreams::new(upstreams),
             cache: Mutex::new(Generations::new(CAPACITY)),
             flights: Mutex::default(),
+            waiting: Arc::default(),
         }
     }
 
@@ -148,8 +154,10 @@ impl Recursion for Forwarder {
             return Next::Reply;
         }
         let (message, transport) = (request.query.message().to_vec(), request.transport);
+        let place = Clients::enter(&self.waiting, mask(request.from, NETWORK_BITS), MAX_OF_NETWORK);
         let later: Later = Box::pin(async move {
-            let landed = self.wait(question, kept).await;
+            let landed = if place.is_some() { self.wait(question, kept).await } else { kept };
+            drop(place);
             answered(&message, transport, landed.as_deref())
         });
         Next::Later(later)

@@ -10,7 +10,7 @@ use atoll_model::reach::Reachability;
 use atoll_model::row::{AppRow, MachineRow};
 use atoll_model::{AppName, MachineState, NodeName, RegionCode};
 
-/// Users' own devices in private networks, by name.
+/// Users' own devices in private networks, by name in lower case.
 pub type Peers = HashMap<NetworkId, BTreeMap<String, Ipv6Addr>>;
 
 /// The node that answers.

@@ -2,6 +2,8 @@
 //! nobody asks too much, holds too many connections or waits without end is decided here.
 
 mod batch;
+mod clients;
+mod counters;
 mod limit;
 mod tcp;
 mod udp;
@@ -9,13 +11,40 @@ mod udp;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+pub(crate) use clients::Clients;
+pub use counters::Counters;
 pub use limit::{Allowance, Limiter, Verdict};
-pub use tcp::{TcpLimits, tcp};
-pub use udp::{Udp, udp};
+pub use tcp::TcpLimits;
 
 use crate::wire::{Code, Query, Reply, Transport, Unanswerable};
+
+/// Answers at any number of sockets. Bind each to an address, not to all: answers leave from where it is
+/// bound. Clones share their counters.
+#[derive(Clone)]
+pub struct Server {
+    responder: Arc<dyn Responder>,
+    allowance: Allowance,
+    tcp_limits: TcpLimits,
+    counters: Arc<Counters>,
+}
+
+impl Server {
+    pub fn new(responder: Arc<dyn Responder>, allowance: Allowance) -> Self {
+        Self { responder, allowance, tcp_limits: TcpLimits::default(), counters: Arc::default() }
+    }
+
+    pub fn with_tcp_limits(self, tcp_limits: TcpLimits) -> Self {
+        Self { tcp_limits, ..self }
+    }
+
+    /// For the process's metrics.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+}
 
 /// A moment, on both clocks that answers need: what was kept ages by one, signatures by the other.
 #[derive(Clone, Copy, Debug)]

@@ -1,9 +1,8 @@
 //! Connections: messages with their length before them, one after another.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,7 +11,9 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Next, Now, Responder, handle};
+use super::clients::Clients;
+use super::counters::count;
+use super::{Next, Now, Server, handle};
 use crate::wire::{HEADER, Transport};
 
 /// How much connections may take.
@@ -32,71 +33,74 @@ impl Default for TcpLimits {
     }
 }
 
-/// Serves until told to stop; open connections end with it.
-pub async fn tcp(
-    listener: TcpListener,
-    responder: Arc<dyn Responder>,
-    limits: TcpLimits,
-    stop: CancellationToken,
-) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let all = Arc::new(Semaphore::new(limits.connections));
-    let clients = Arc::new(Clients::default());
-    loop {
-        // Whoever comes when all are taken waits in the kernel's queue.
-        let permit = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            permit = all.clone().acquire_owned() => permit.map_err(io::Error::other)?,
-        };
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, from) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Too many open files, or a client that left; neither ends the listener.
-                tracing::debug!(%error, "a connection was not accepted");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
-            }
-        };
-        let Some(place) = Clients::enter(&clients, from.ip(), limits.per_client) else { continue };
-        let (responder, stop) = (responder.clone(), stop.clone());
-        tokio::spawn(async move {
-            let served = tokio::select! {
-                () = stop.cancelled() => Ok(()),
-                served = connection(stream, from.ip(), &*responder, limits.idle) => served,
+impl Server {
+    /// Answers over TCP until told to stop; open connections end with it.
+    pub async fn tcp(self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let all = Arc::new(Semaphore::new(self.tcp_limits.connections));
+        let clients = Arc::new(Clients::default());
+        loop {
+            // Whoever comes when all are taken waits in the kernel's queue.
+            let permit = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                permit = all.clone().acquire_owned() => permit.map_err(io::Error::other)?,
             };
-            if let Err(error) = served {
-                tracing::debug!(%from, %error, "a connection ended");
-            }
-            drop((place, permit));
-        });
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                accepted = listener.accept() => accepted,
+            };
+            let (stream, from) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Too many open files, or a client that left; neither ends the listener.
+                    tracing::debug!(%error, "a connection was not accepted");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                }
+            };
+            let Some(place) = Clients::enter(&clients, from.ip(), self.tcp_limits.per_client) else { continue };
+            count(&self.counters.connections);
+            let (server, stop) = (self.clone(), stop.clone());
+            tokio::spawn(async move {
+                let served = tokio::select! {
+                    () = stop.cancelled() => Ok(()),
+                    served = server.connection(stream, from.ip()) => served,
+                };
+                if let Err(error) = served {
+                    tracing::debug!(%from, %error, "a connection ended");
+                }
+                drop((place, permit));
+            });
+        }
     }
-}
 
-async fn connection(mut stream: TcpStream, from: IpAddr, responder: &dyn Responder, idle: Duration) -> io::Result<()> {
-    let (mut question, mut answer) = (Vec::new(), Vec::new());
-    while timeout(idle, read(&mut stream, &mut question)).await?? {
-        let next = handle(responder, &question, from, Transport::Tcp, Now::read(), &mut answer);
-        match next {
-            None => return Ok(()),
-            Some(Next::Reply) => timeout(idle, write(&mut stream, &answer)).await??,
-            Some(Next::Later(later)) => {
-                let answer = later.await;
-                timeout(idle, write(&mut stream, &answer)).await??;
-            }
-            Some(Next::Transfer(transfer)) => {
-                let messages = tokio::task::spawn_blocking(transfer).await.map_err(io::Error::other)?;
-                for message in messages {
-                    timeout(idle, write(&mut stream, &message)).await??;
+    async fn connection(&self, mut stream: TcpStream, from: IpAddr) -> io::Result<()> {
+        let idle = self.tcp_limits.idle;
+        let (mut question, mut answer) = (Vec::new(), Vec::new());
+        while timeout(idle, read(&mut stream, &mut question)).await?? {
+            let next = handle(&*self.responder, &question, from, Transport::Tcp, Now::read(), &mut answer);
+            match next {
+                None => return Ok(()),
+                Some(Next::Reply) => {
+                    self.counters.answered(&answer);
+                    timeout(idle, write(&mut stream, &answer)).await??;
+                }
+                Some(Next::Later(later)) => {
+                    count(&self.counters.recursions);
+                    let answer = later.await;
+                    timeout(idle, write(&mut stream, &answer)).await??;
+                }
+                Some(Next::Transfer(transfer)) => {
+                    let messages = tokio::task::spawn_blocking(transfer).await.map_err(io::Error::other)?;
+                    for message in messages {
+                        timeout(idle, write(&mut stream, &message)).await??;
+                    }
                 }
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Reads a message; false at the end of the connection.
@@ -119,39 +123,4 @@ async fn write(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     // One write, so that a small answer is one segment.
     let framed = [&length.to_be_bytes()[..], message].concat();
     stream.write_all(&framed).await
-}
-
-/// How many connections each client has.
-#[derive(Default)]
-struct Clients(Mutex<HashMap<IpAddr, usize>>);
-
-/// A client's connection; its end makes room for another.
-struct Place {
-    clients: Arc<Clients>,
-    client: IpAddr,
-}
-
-impl Clients {
-    fn enter(clients: &Arc<Self>, client: IpAddr, limit: usize) -> Option<Place> {
-        // The counts are right whoever panicked while holding them.
-        let mut counts = clients.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(client).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        Some(Place { clients: clients.clone(), client })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.clients.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.client);
-            }
-        }
-    }
 }

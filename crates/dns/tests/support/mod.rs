@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_dns::serve::{self, Allowance, Responder, TcpLimits, Udp};
+use atoll_dns::serve::{Allowance, Responder, Server};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
@@ -79,9 +79,9 @@ impl Served {
         let listener = TcpListener::bind(address).unwrap();
         let socket = UdpSocket::bind(address).unwrap();
         let stop = CancellationToken::new();
-        let udp = Udp { responder: responder.clone(), allowance };
-        tokio::spawn(serve::udp(socket, udp, stop.clone()));
-        tokio::spawn(serve::tcp(listener, responder, TcpLimits::default(), stop.clone()));
+        let server = Server::new(responder, allowance);
+        tokio::spawn(server.clone().udp(socket, stop.clone()));
+        tokio::spawn(server.tcp(listener, stop.clone()));
         Self { stop }
     }
 }

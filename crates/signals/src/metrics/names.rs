@@ -48,6 +48,11 @@ metrics! {
     WORKER_MACHINES = Gauge "atoll_worker_machines" ["state"] "Machines of this node by state, as its worker knows them.";
     WORKER_PROMISED = Gauge "atoll_worker_promised_bytes" [] "Memory promised to machines of this node, in bytes.";
 
+    DNS_ANSWERS = Counter "atoll_dns_answers" ["code"] "Answers that needed nobody else, by code.";
+    DNS_RECURSIONS = Counter "atoll_dns_recursions" [] "Questions for which upstream resolvers were asked.";
+    DNS_LIMITED = Counter "atoll_dns_limited" ["how"] "Questions beyond an allowance or what may be outstanding, by what became of them.";
+    DNS_CONNECTIONS = Counter "atoll_dns_connections" [] "Connections accepted for questions over TCP.";
+
     STORE_READ = Histogram "atoll_store_read_seconds" [] "How long reading transactions on control's records took, repeats included, in seconds.";
     STORE_WRITE = Histogram "atoll_store_write_seconds" [] "The same of writing transactions.";
     STORE_RETRIES = Counter "atoll_store_retries" [] "Transactions that ran again because another one was in the way.";
