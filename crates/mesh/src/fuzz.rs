@@ -1,0 +1,58 @@
+//! Where bytes of strangers enter, for the fuzzer.
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+
+use crate::config::PeerConfig;
+use crate::key::PrivateKey;
+use crate::userspace::{Bursts, Core, Inbound, Outbox};
+
+/// A node with one peer, in the middle of a handshake.
+fn node() -> &'static Core {
+    static NODE: OnceLock<Core> = OnceLock::new();
+    NODE.get_or_init(|| {
+        let core = Core::new(&PrivateKey::from_bytes([1; 32]));
+        let peer = PeerConfig {
+            public_key: PrivateKey::from_bytes([2; 32]).public(),
+            preshared_key: None,
+            endpoint: Some(SocketAddr::from(([192, 0, 2, 1], 51820))),
+            allowed: vec!["fdaa::/16".parse().expect("a prefix"), "10.0.0.0/8".parse().expect("a prefix")],
+            keepalive: None,
+        };
+        core.set_peer(&peer, &mut Outbox::default()).expect("one peer fits");
+        core
+    })
+}
+
+/// Datagrams to begin with, by name: an initiation of the node's peer, and what looks like the others.
+pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let peer = Core::new(&PrivateKey::from_bytes([2; 32]));
+    let own = PeerConfig {
+        public_key: PrivateKey::from_bytes([1; 32]).public(),
+        preshared_key: None,
+        endpoint: Some(SocketAddr::from(([192, 0, 2, 2], 51820))),
+        allowed: vec![],
+        keepalive: None,
+    };
+    let mut outbox = Outbox::default();
+    peer.set_peer(&own, &mut outbox).expect("one peer fits");
+    let initiations = outbox.datagrams.into_iter().map(|(_, datagram)| ("initiation", datagram));
+    let others = [("response", 2, 92), ("cookie", 3, 64), ("data", 4, 80)];
+    let others = others.into_iter().map(|(name, kind, length)| (name, [vec![kind], vec![0; length - 1]].concat()));
+    initiations.chain(others).collect()
+}
+
+/// Datagrams as the socket gives them: the first byte says how many bytes each has.
+pub fn datagrams(bytes: &[u8]) {
+    let Some((segment, bytes)) = bytes.split_first() else { return };
+    let mut inbound = Inbound::new(0);
+    let from = SocketAddr::from(([192, 0, 2, 7], 7)).into();
+    node().inbound(bytes, usize::from(*segment), from, &mut inbound);
+    assert_eq!(inbound.count, 0, "nobody has agreed on keys");
+}
+
+/// A packet as the interface gives it, which machines have made.
+pub fn packet(bytes: &[u8]) {
+    let mut bursts = Bursts::new(bytes.len() + 256);
+    node().outbound([bytes].into_iter(), &mut bursts);
+}

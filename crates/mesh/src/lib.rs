@@ -1,0 +1,19 @@
+//! The mesh: WireGuard between all servers. A [`Backend`] keeps one link with its peers; two of them
+//! speak the same protocol on the wire, one in the kernel where it has the module, one in this process.
+//! [`open`] takes the better one and says why.
+//!
+//! This crate knows keys, addresses and endpoints, and is told them. It knows neither the node directory
+//! they come from, nor machines, nor HTTP, nor which routes lead into the link.
+
+mod backend;
+mod config;
+mod error;
+pub mod fuzz;
+pub mod kernel;
+mod key;
+pub mod userspace;
+
+pub use backend::{Backend, Kind, Opened, open};
+pub use config::{AddressChange, Desired, MAX_ADDRESSES, MAX_PEERS, PeerConfig, PeerStatus, Settings, link_mtu};
+pub use error::MeshError;
+pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};

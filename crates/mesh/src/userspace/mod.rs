@@ -1,0 +1,126 @@
+//! WireGuard in this process: `core` decides, three threads carry. One reads the interface, encrypts
+//! and sends; one receives, decrypts and writes to the interface; one looks after time. Both carrying
+//! threads handle batches: the kernel hands over up to 64 KiB of one TCP stream at once, cut and joined
+//! here and by the socket, which is where the speed comes from.
+
+mod addresses;
+mod core;
+mod counters;
+mod datagram;
+mod identity;
+mod outbox;
+mod peer;
+mod socket;
+mod threads;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tun_rs::DeviceBuilder;
+
+pub use self::addresses::{AddressTable, Step};
+pub use self::counters::Dropped;
+
+pub(crate) use self::core::{Core, Inbound};
+pub(crate) use self::outbox::{Bursts, Outbox};
+
+use self::socket::Underlay;
+use self::threads::Threads;
+use crate::backend::{Backend, Kind};
+use crate::config::{AddressChange, PeerConfig, PeerStatus, Settings};
+use crate::error::MeshError;
+use crate::key::{PresharedKey, PrivateKey, PublicKey};
+
+/// The backend of this process.
+pub struct Userspace {
+    link: String,
+    core: Arc<Core>,
+    underlay: Arc<Underlay>,
+    threads: Threads,
+}
+
+impl Userspace {
+    /// Makes the link and begins, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// If the name or the port is taken, or the privilege is missing.
+    pub fn open(settings: &Settings) -> Result<Self, MeshError> {
+        settings.check()?;
+        let link = settings.link.clone();
+        let listen = |source| MeshError::Listen { port: settings.listen_port, source };
+        let underlay = Arc::new(Underlay::open(settings.listen_port).map_err(listen)?);
+        let make = |source| MeshError::Link { link: link.clone(), source };
+        let device = DeviceBuilder::new().name(&link).mtu(settings.mtu).offload(true).build_sync().map_err(make)?;
+        device.set_nonblocking(true).map_err(make)?;
+        let core = Arc::new(Core::new(&settings.private_key));
+        let start = |source| MeshError::Start { link: link.clone(), source };
+        let threads = Threads::start(&link, &core, &underlay, device, settings.mtu).map_err(start)?;
+        Ok(Self { link, core, underlay, threads })
+    }
+
+    /// What was dropped since the link was opened, and why.
+    #[must_use]
+    pub fn dropped(&self) -> Dropped {
+        self.core.counters().read()
+    }
+
+    /// Allowed addresses of all peers together.
+    #[must_use]
+    pub fn addresses(&self) -> usize {
+        self.core.addresses()
+    }
+
+    /// Makes a change and sends what follows from it.
+    fn change<T>(&self, change: impl FnOnce(&mut Outbox) -> Result<T, MeshError>) -> Result<T, MeshError> {
+        let mut outbox = Outbox::default();
+        let changed = change(&mut outbox);
+        threads::send(&self.core, &self.underlay, outbox);
+        changed
+    }
+}
+
+impl Backend for Userspace {
+    fn kind(&self) -> Kind {
+        Kind::Userspace
+    }
+
+    fn link(&self) -> &str {
+        &self.link
+    }
+
+    fn listen_port(&self) -> u16 {
+        self.underlay.port()
+    }
+
+    fn set_private_key(&self, key: &PrivateKey) -> Result<(), MeshError> {
+        self.change(|outbox| self.core.set_private_key(key, outbox))
+    }
+
+    fn set_peer(&self, peer: &PeerConfig) -> Result<(), MeshError> {
+        self.change(|outbox| self.core.set_peer(peer, outbox))
+    }
+
+    fn remove_peer(&self, peer: PublicKey) -> Result<(), MeshError> {
+        self.core.remove_peer(peer);
+        Ok(())
+    }
+
+    fn change_addresses(&self, changes: &[AddressChange]) -> Result<(), MeshError> {
+        self.core.change_addresses(changes)
+    }
+
+    fn set_preshared_key(&self, peer: PublicKey, key: Option<&PresharedKey>) -> Result<(), MeshError> {
+        self.change(|outbox| self.core.set_preshared_key(peer, key, outbox))
+    }
+
+    fn set_endpoint(&self, peer: PublicKey, endpoint: SocketAddr) -> Result<(), MeshError> {
+        self.change(|outbox| self.core.set_endpoint(peer, endpoint, outbox))
+    }
+
+    fn peers(&self) -> Result<Vec<PeerStatus>, MeshError> {
+        match self.threads.failure() {
+            Some(reason) => Err(MeshError::Stopped { link: self.link.clone(), reason }),
+            None => Ok(self.core.statuses()),
+        }
+    }
+}
