@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use atoll_model::wire::DeployEvent;
 
 use atoll_trial::load::{RunningLoad, Tally};
 use atoll_trial::platform::{Platform, Release, THREE_REGIONS};
@@ -14,6 +15,16 @@ const REGIONS: [&str; 3] = ["ams", "nrt", "ord"];
 const CLIENTS: [&str; 3] = ["berlin", "osaka", "chicago"];
 /// Requests a second from each client.
 const RATE: u32 = 20;
+/// Where the time goes: steps by how what they say begins.
+const STEPS: [(&str, &str); 7] = [
+    ("having the image", "image_s"),
+    ("creating", "create_s"),
+    ("waiting for it to work", "gate_s"),
+    ("waiting for every edge", "barrier_s"),
+    ("taking it out", "cordon_s"),
+    ("letting open requests", "drain_s"),
+    ("stopping", "destroy_s"),
+];
 const RELEASES: [&str; 3] = ["two", "three", "four"];
 
 pub async fn run() -> anyhow::Result<Figures> {
@@ -37,16 +48,46 @@ pub async fn run() -> anyhow::Result<Figures> {
         load.more(50).await?;
         shots.extend(load.stop().await?);
     }
+    let events = events(&platform).await?;
     let tally = Tally::of(&shots);
     for failure in &tally.failures {
         eprintln!("failed: {failure}");
     }
     let took: Samples = took.into_iter().collect();
-    Ok(vec![
+    let mut figures = vec![
         ("hot_three_regions_s", Figure::new(took.p50(), "s").held_to(10.0, 5.0)),
         ("failed_requests", Figure::new(tally.failed as f64, "requests").held_to(0.0, 0.0)),
         ("requests", Figure::new(tally.requests as f64, "requests")),
-    ])
+    ];
+    figures.extend(time_spent(&events).into_iter().map(|(step, seconds)| (step, Figure::new(seconds, "s"))));
+    Ok(figures)
+}
+
+/// What the last release's deploy told of itself.
+async fn events(platform: &Platform) -> anyhow::Result<Vec<DeployEvent>> {
+    let client = platform.client();
+    let newest = client.releases(APP).await?.into_iter().map(|release| release.version).max();
+    let mut lines = client.release_events(APP, newest.context("no release")?, 0).await?;
+    let mut events = Vec::new();
+    while let Some(event) = lines.next().await? {
+        events.push(event);
+    }
+    Ok(events)
+}
+
+/// Seconds from each step's beginning to the next one's, summed over the machines. Steps of one deploy
+/// follow each other.
+fn time_spent(events: &[DeployEvent]) -> [(&'static str, f64); STEPS.len()] {
+    let step_of = |event: &DeployEvent| STEPS.iter().position(|(begin, _)| event.text.starts_with(begin));
+    let mut spent = STEPS.map(|(_, key)| (key, 0.0));
+    let mut current = None;
+    for pair in events.windows(2) {
+        current = step_of(&pair[0]).or(current);
+        if let Some(step) = current {
+            spent[step].1 += pair[1].at_ms.saturating_sub(pair[0].at_ms) as f64 / 1000.0;
+        }
+    }
+    spent
 }
 
 /// Seconds that the command took.
