@@ -19,10 +19,12 @@ scripts/bench-images.sh
 # What is measured is optimised; what measures need not be.
 cargo build --release -p atoll
 cargo build --release -p atoll-catalogue --example footprint
+cargo build --release -p atoll-dns --example authority
 cargo build --profile lab -p atoll-lab -p atoll-trial -p atoll-bench
 
 export ATOLL_BIN=$CARGO_TARGET_DIR/release/atoll
 export ATOLL_CATALOGUE_FOOTPRINT=$CARGO_TARGET_DIR/release/examples/footprint
+export ATOLL_DNS_AUTHORITY=$CARGO_TARGET_DIR/release/examples/authority
 only=()
 [ -z "${1:-}" ] || only=(--only "$1")
 exec "$CARGO_TARGET_DIR/lab/atoll-bench" "${only[@]}"

@@ -4,6 +4,7 @@
 
 mod catalogue;
 mod deploy;
+mod dns;
 mod figure;
 mod footprint;
 mod machine_start;
@@ -38,6 +39,7 @@ enum Bench {
     Deploy,
     Footprint,
     Catalogue,
+    Dns,
 }
 
 impl Bench {
@@ -48,6 +50,7 @@ impl Bench {
             Self::Deploy => "deploy",
             Self::Footprint => "footprint",
             Self::Catalogue => "catalogue",
+            Self::Dns => "dns",
         }
     }
 
@@ -58,6 +61,7 @@ impl Bench {
             Self::Deploy => deploy::run().await,
             Self::Footprint => footprint::run().await,
             Self::Catalogue => catalogue::run().await,
+            Self::Dns => dns::run().await,
         }
     }
 }

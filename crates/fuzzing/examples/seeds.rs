@@ -24,7 +24,41 @@ fn main() -> std::io::Result<()> {
     layers()?;
     archives()?;
     catalogue()?;
-    frames()
+    frames()?;
+    questions()
+}
+
+/// DNS messages: questions with what clients say of themselves, and a resolver's answer.
+fn questions() -> std::io::Result<()> {
+    let name = |name: &str| -> Vec<u8> {
+        let labels = name.split('.').map(|label| [&[label.len() as u8][..], label.as_bytes()].concat());
+        labels.chain([vec![0]]).collect::<Vec<_>>().concat()
+    };
+    let opt = [0, 0, 41, 4, 0xd0, 0, 0, 0x80, 0, 0, 11, 0, 8, 0, 7, 0, 1, 24, 0, 192, 0, 2];
+    for (file, asked, kind) in [
+        ("machines", "web.internal", 28),
+        ("nearest", "top2.nearest.of.web.internal", 28),
+        ("metadata", "blue.color.kv._metadata.web.internal", 28),
+        ("instances", "_instances.internal", 16),
+        ("entry", "web.flycast", 28),
+        ("reverse", "2.0.0.0.1.0.0.0.0.0.0.0.1.0.0.0.0.0.0.0.8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa", 12),
+        ("app", "web.zone.example", 1),
+        ("challenge", "_acme-challenge.web.zone.example", 16),
+        ("nothing", "none.zone.example", 1),
+        ("keys", "zone.example", 48),
+        ("transfer", "zone.example", 252),
+    ] {
+        let head = [7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+        put("dns_packet", file, &[&head[..], &name(asked), &[0, kind, 0, 1], &opt].concat())?;
+    }
+    let mut answer =
+        [&[7, 7, 0x81, 0x80, 0, 1, 0, 2, 0, 1, 0, 1][..], &name("www.example.org"), &[0, 1, 0, 1]].concat();
+    for host in [1, 2] {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 192, 0, 2, host]);
+    }
+    answer.extend([0xc0, 16, 0, 2, 0, 1, 0, 0, 1, 44, 0, 5, 2, b'n', b's', 0xc0, 16]);
+    answer.extend([0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0]);
+    put("dns_upstream", "answer", &answer)
 }
 
 fn put(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {

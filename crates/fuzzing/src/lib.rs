@@ -5,6 +5,7 @@
 //! them over the same corpora, so that they cannot rot. What only its own crate can see has its entry
 //! function there, in a module `fuzz`. Nothing but tests may depend on this crate.
 
+mod dns;
 pub mod targets;
 
 /// One reader of foreign bytes.
@@ -15,12 +16,15 @@ pub struct Target {
 }
 
 /// All of them, by name.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 17] = [
     Target { name: "access_token", run: targets::access_token },
     Target { name: "backhaul_headers", run: targets::backhaul_headers },
     Target { name: "catalogue_message", run: targets::catalogue_message },
     Target { name: "catalogue_saved", run: targets::catalogue_saved },
     Target { name: "catalogue_stream", run: targets::catalogue_stream },
+    Target { name: "dns_packet", run: targets::dns_packet },
+    Target { name: "dns_places", run: targets::dns_places },
+    Target { name: "dns_upstream", run: targets::dns_upstream },
     Target { name: "guest_frames", run: targets::guest_frames },
     Target { name: "image_archive", run: targets::image_archive },
     Target { name: "image_document", run: targets::image_document },

@@ -36,6 +36,24 @@ pub fn catalogue_stream(bytes: &[u8]) {
     atoll_catalogue::fuzz::stream(bytes);
 }
 
+/// A DNS message from anybody, to the private and to the public side.
+pub fn dns_packet(bytes: &[u8]) {
+    crate::dns::packet(bytes);
+}
+
+/// An operator's table of where networks are.
+pub fn dns_places(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(places) = atoll_dns::public::Places::parse(text) {
+        places.find([192, 0, 2, 1].into(), 32);
+    }
+}
+
+/// A message from an upstream resolver.
+pub fn dns_upstream(bytes: &[u8]) {
+    atoll_dns::fuzz::upstream(bytes);
+}
+
 /// A connection between agent, shim and guest, read by each of its ends. The first byte says in which
 /// pieces it arrives.
 pub fn guest_frames(bytes: &[u8]) {

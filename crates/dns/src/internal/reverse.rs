@@ -10,33 +10,31 @@ use crate::wire::{Name, Type};
 
 /// Hex digits of a whole address.
 const NIBBLES: usize = 32;
-/// Digits that all 6PN addresses begin with: `fdaa`, as 16 bits.
-const PREFIX: u128 = 0xfdaa;
+/// Where names of all 6PN addresses are, `fdaa::/16`.
+const ZONE: [&[u8]; 6] = [b"a", b"a", b"d", b"f", b"ip6", b"arpa"];
 
 /// Answers names of 6PN addresses; all others are elsewhere.
 pub(super) fn answer(view: &View, caller: NetworkId, name: &Name, kind: Type) -> Answer {
-    let Some((bits, digits)) = address_of(name) else { return Answer::Elsewhere };
-    if digits < 4 || bits >> 112 != PREFIX {
+    let above = name.label_count().saturating_sub(ZONE.len());
+    if !name.labels().skip(above).eq(ZONE) {
         return Answer::Elsewhere;
     }
-    if digits < NIBBLES {
-        // Names above addresses have nothing of their own; that some may be empty is nobody's concern.
-        return Answer::NoData;
-    }
-    match pointer(view, caller, Ipv6Addr::from_bits(bits)) {
+    match address_of(name) {
         None => Answer::NoSuchName,
-        Some(name) if matches!(kind, Type::PTR | Type::ANY) => Answer::Pointer(Box::new(name)),
-        Some(_) => Answer::NoData,
+        // Names above addresses have nothing of their own; that some may be empty is nobody's concern.
+        Some((_, digits)) if digits < NIBBLES => Answer::NoData,
+        Some((bits, _)) => match pointer(view, caller, Ipv6Addr::from_bits(bits)) {
+            None => Answer::NoSuchName,
+            Some(name) if matches!(kind, Type::PTR | Type::ANY) => Answer::Pointer(Box::new(name)),
+            Some(_) => Answer::NoData,
+        },
     }
 }
 
 /// The address that an `ip6.arpa` name spells, as far as it does, and how many digits it gives.
 fn address_of(name: &Name) -> Option<(u128, usize)> {
-    let count = name.label_count().checked_sub(2)?;
-    let mut ends = name.labels().skip(count);
-    if ends.next() != Some(b"ip6") || ends.next() != Some(b"arpa") || count > NIBBLES {
-        return None;
-    }
+    // Two labels are no digits: `ip6` and `arpa`.
+    let count = name.label_count().checked_sub(2).filter(|count| *count <= NIBBLES)?;
     let mut bits = 0;
     for (index, label) in name.labels().take(count).enumerate() {
         let digit = match label {

@@ -218,6 +218,11 @@ fn addresses_of_the_own_network_have_names() {
     }
     assert_eq!(ask(&view, &reverse_name("2001:db8::1".parse().unwrap()), Type::PTR), Answer::Elsewhere);
     assert_eq!(ask(&view, "8.1.0.0.0.0.0.0.a.a.d.f.ip6.arpa", Type::PTR), Answer::NoData);
+    let longer = format!("1.{}", reverse_name(address(ACME, 1)));
+    for nobody in [&longer, "g.a.a.d.f.ip6.arpa", "12.a.a.d.f.ip6.arpa"] {
+        assert_eq!(ask(&view, nobody, Type::PTR), Answer::NoSuchName, "{nobody}: it is never asked upstream");
+    }
+    assert_eq!(ask(&view, "d.f.ip6.arpa", Type::PTR), Answer::Elsewhere);
 }
 
 #[test]
