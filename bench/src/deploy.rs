@@ -1,5 +1,6 @@
 //! `atoll deploy` of further releases to three regions under load, their image being there already.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -75,17 +76,20 @@ async fn events(platform: &Platform) -> anyhow::Result<Vec<DeployEvent>> {
     Ok(events)
 }
 
-/// Seconds from each step's beginning to the next one's, summed over the machines. Steps of one deploy
-/// follow each other.
+/// Seconds from each step's beginning to what is said next of its machine, on average over the regions,
+/// which are worked on at the same time.
 fn time_spent(events: &[DeployEvent]) -> [(&'static str, f64); STEPS.len()] {
     let step_of = |event: &DeployEvent| STEPS.iter().position(|(begin, _)| event.text.starts_with(begin));
     let mut spent = STEPS.map(|(_, key)| (key, 0.0));
-    let mut current = None;
-    for pair in events.windows(2) {
-        current = step_of(&pair[0]).or(current);
-        if let Some(step) = current {
-            spent[step].1 += pair[1].at_ms.saturating_sub(pair[0].at_ms) as f64 / 1000.0;
+    let mut current = BTreeMap::new();
+    for event in events.iter().filter(|event| event.machine.is_some()) {
+        if let Some((step, since)) = current.get(&event.machine) {
+            let (_, seconds): &mut (_, f64) = &mut spent[*step];
+            *seconds += event.at_ms.saturating_sub(*since) as f64 / 1000.0 / REGIONS.len() as f64;
         }
+        // What a step waits for goes on its account.
+        let step = step_of(event).or_else(|| current.get(&event.machine).map(|(step, _)| *step));
+        current.extend(step.map(|step| (event.machine, (step, event.at_ms))));
     }
     spent
 }
