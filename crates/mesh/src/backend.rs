@@ -7,7 +7,7 @@ use crate::config::{AddressChange, Desired, PeerConfig, PeerStatus, Settings};
 use crate::error::MeshError;
 use crate::kernel::{self, Kernel};
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
-use crate::userspace::Userspace;
+use crate::userspace::{Dropped, Userspace};
 
 /// Who encrypts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +82,11 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// If the kernel does not answer, or the data path has stopped.
     fn peers(&self) -> Result<Vec<PeerStatus>, MeshError>;
+
+    /// What was dropped and why, since the link was opened; the kernel does not tell.
+    fn dropped(&self) -> Option<Dropped> {
+        None
+    }
 
     /// Makes the link what `desired` says, peer by peer; peers it does not name are removed first.
     ///

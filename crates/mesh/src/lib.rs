@@ -2,6 +2,8 @@
 //! speak the same protocol on the wire, one in the kernel where it has the module, one in this process.
 //! [`open`] takes the better one and says why.
 //!
+//! A [`probe::Prober`] tells how well this node reaches the others through it.
+//!
 //! This crate knows keys, addresses and endpoints, and is told them. It knows neither the node directory
 //! they come from, nor machines, nor HTTP, nor which routes lead into the link.
 
@@ -11,6 +13,7 @@ mod error;
 pub mod fuzz;
 pub mod kernel;
 mod key;
+pub mod probe;
 pub mod userspace;
 
 pub use backend::{Backend, Kind, Opened, open};

@@ -105,16 +105,15 @@ impl Core {
                 Some(Datagram::Initiation) => self.initiation(&directory, datagram, from, into),
                 Some(Datagram::Answer { receiver }) => self.answer(&directory, receiver, datagram, from, into),
                 Some(Datagram::Data { receiver }) => {
-                    let index = tunnel_of(receiver);
-                    let Some(peer) = directory.by_tunnel.get(&index) else {
+                    let Some(peer) = directory.by_tunnel.get(&tunnel_of(receiver)) else {
                         count(&self.counters.unknown_session);
                         continue;
                     };
                     let mut state = peer.lock();
-                    self.open(peer, &mut state, index, datagram, from, into);
-                    let same = |next: &&[u8]| matches!(Datagram::of(next), Some(Datagram::Data { receiver }) if tunnel_of(receiver) == index);
+                    self.open(peer, &mut state, receiver, datagram, from, into);
+                    let same = |next: &&[u8]| Datagram::of(next) == Some(Datagram::Data { receiver });
                     while let Some(next) = datagrams.next_if(same) {
-                        self.open(peer, &mut state, index, next, from, into);
+                        self.open(peer, &mut state, receiver, next, from, into);
                     }
                 }
             }
@@ -122,16 +121,8 @@ impl Core {
     }
 
     /// One datagram of a session.
-    fn open(
-        &self,
-        peer: &Peer,
-        state: &mut State,
-        index: TunnelIndex,
-        datagram: &[u8],
-        from: Endpoint,
-        into: &mut Inbound,
-    ) {
-        let Some(tunnel) = state.tunnel(index) else {
+    fn open(&self, peer: &Peer, state: &mut State, receiver: u32, datagram: &[u8], from: Endpoint, into: &mut Inbound) {
+        let Some(tunnel) = state.tunnel(tunnel_of(receiver)) else {
             count(&self.counters.unknown_session);
             return;
         };
@@ -148,6 +139,7 @@ impl Core {
         };
         peer.received(datagram.len());
         state.endpoint = Some(from);
+        state.confirm(receiver);
         state.flush(&mut into.outbox);
         match source {
             Some(source) if self.addresses.owner(source) == Some(peer.id) => into.push(length),
@@ -171,9 +163,9 @@ impl Core {
         };
         let mut buffer = [0; MESSAGE];
         let mut state = peer.lock();
-        match state.current.noise.decapsulate(None, datagram, &mut buffer) {
-            TunnResult::WriteToNetwork(response) if !state.removed => into.outbox.push(from, response),
-            _ => count(&self.counters.rejected),
+        match state.answer(datagram, &mut buffer) {
+            Some(response) => into.outbox.push(from, response),
+            None => count(&self.counters.rejected),
         }
     }
 

@@ -58,12 +58,6 @@ impl Userspace {
         Ok(Self { link, core, underlay, threads })
     }
 
-    /// What was dropped since the link was opened, and why.
-    #[must_use]
-    pub fn dropped(&self) -> Dropped {
-        self.core.counters().read()
-    }
-
     /// Allowed addresses of all peers together.
     #[must_use]
     pub fn addresses(&self) -> usize {
@@ -115,6 +109,10 @@ impl Backend for Userspace {
 
     fn set_endpoint(&self, peer: PublicKey, endpoint: SocketAddr) -> Result<(), MeshError> {
         self.change(|outbox| self.core.set_endpoint(peer, endpoint, outbox))
+    }
+
+    fn dropped(&self) -> Option<Dropped> {
+        Some(self.core.counters().read())
     }
 
     fn peers(&self) -> Result<Vec<PeerStatus>, MeshError> {

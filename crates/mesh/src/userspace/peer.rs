@@ -31,6 +31,12 @@ pub fn tunnel_of(receiver: u32) -> TunnelIndex {
 const SESSION_LIFE: Duration = Duration::from_secs(180);
 /// How often a silent peer that is to be kept alive is called again after the protocol has given up.
 const REVIVAL: Duration = Duration::from_secs(5);
+/// Initiations answered beside a live session without one of them being used. Each takes a place among
+/// the library's eight sessions, of which the live one has one: a peer whose shared secret has changed
+/// before ours, and which calls again and again, would push it out.
+const UNCONFIRMED: u8 = 6;
+/// From this age on a session is to be replaced anyway.
+const SESSION_FRESH: Duration = Duration::from_secs(120);
 /// Enough for every message that is no packet.
 pub const MESSAGE: usize = 148;
 
@@ -92,6 +98,10 @@ pub struct State {
     /// Set once and for ever: whoever still holds the peer must not use it.
     pub removed: bool,
     called: Option<Instant>,
+    /// Initiations that were answered since the last one that led to a session in use.
+    unconfirmed: u8,
+    /// Our index of the session that the last answer offered.
+    offered: u32,
 }
 
 impl State {
@@ -113,6 +123,29 @@ impl State {
                 retiring
             }
             _ => &mut self.current,
+        }
+    }
+
+    /// Answers an initiation, unless that could cost the live session.
+    pub fn answer<'a>(&mut self, initiation: &[u8], buffer: &'a mut [u8; MESSAGE]) -> Option<&'a [u8]> {
+        let fresh = self.current.age().is_some_and(|age| age < SESSION_FRESH);
+        if self.removed || (fresh && self.unconfirmed >= UNCONFIRMED) {
+            return None;
+        }
+        match self.current.noise.decapsulate(None, initiation, buffer) {
+            TunnResult::WriteToNetwork(response) => {
+                self.unconfirmed = self.unconfirmed.saturating_add(1);
+                self.offered = u32::from_le_bytes(response.get(4..8)?.try_into().ok()?);
+                Some(response)
+            }
+            _ => None,
+        }
+    }
+
+    /// The session of this index of ours is in use.
+    pub fn confirm(&mut self, receiver: u32) {
+        if receiver == self.offered {
+            self.unconfirmed = 0;
         }
     }
 
@@ -158,7 +191,16 @@ pub struct Peer {
 impl Peer {
     pub fn new(id: PeerId, key: PublicKey, identity: &Identity, terms: Terms, index: TunnelIndex) -> Self {
         let current = Tunnel::new(identity, key, &terms, index);
-        let state = State { current, retiring: None, terms, endpoint: None, removed: false, called: None };
+        let state = State {
+            current,
+            retiring: None,
+            terms,
+            endpoint: None,
+            removed: false,
+            called: None,
+            unconfirmed: 0,
+            offered: 0,
+        };
         Self { id, key, state: Mutex::new(state), rx_bytes: AtomicU64::new(0), tx_bytes: AtomicU64::new(0) }
     }
 

@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use atoll_mesh::Kind;
+use atoll_mesh::{Backend, Kind};
 
 use crate::place::{LINK, Underlay, eventually, inside, kinds, nodes, pair};
 use crate::traffic::{Echo, Flow, answers, socket};
@@ -32,7 +32,7 @@ fn a_packet_from_another_nodes_address_is_dropped() {
     honest.send_to(b"truth", target.local_addr().unwrap()).unwrap();
     assert_eq!(target.recv_from(&mut [0; 64]).unwrap().0, 5);
     if let Some(userspace) = &nodes[1].userspace {
-        assert_eq!(userspace.dropped().spoofed, 5);
+        assert_eq!(userspace.dropped().unwrap().spoofed, 5);
     }
 }
 
@@ -53,7 +53,7 @@ fn noise_on_the_port_is_counted_and_harms_nobody() {
         stranger.send_to(&noise, far.endpoint()).unwrap();
     }
     let userspace = far.userspace.as_ref().unwrap();
-    let counted = || userspace.dropped().named().iter().map(|(_, count)| count).sum::<u64>();
+    let counted = || userspace.dropped().unwrap().named().iter().map(|(_, count)| count).sum::<u64>();
     // Some may be lost on a busy machine, where the socket's queue is full; most are not.
     eventually("the noise is counted", || counted() > 900);
     assert_eq!(flow.stop().lost, 0);

@@ -9,4 +9,5 @@ mod many;
 mod namespace;
 mod pass;
 mod place;
+mod reach;
 mod traffic;

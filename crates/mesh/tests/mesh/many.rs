@@ -49,7 +49,7 @@ fn twelve_nodes_with_a_hundred_thousand_addresses_reach_each_other() {
         let statuses = node.backend().peers().unwrap();
         assert_eq!(statuses.len(), usize::from(NODES) - 1);
         assert!(statuses.iter().all(|status| status.last_handshake.is_some() && status.rx_bytes > 0));
-        let dropped = node.userspace.as_ref().unwrap().dropped();
+        let dropped = node.backend().dropped().unwrap();
         assert_eq!((dropped.spoofed, dropped.rejected, dropped.malformed), (0, 0, 0), "{dropped:?}");
     }
 }

@@ -213,6 +213,34 @@ fn a_shared_secret_changes_inside_a_live_session() {
 }
 
 #[test]
+fn a_secret_that_only_one_side_has_changed_does_not_end_the_session() {
+    let (mut a, mut b) = pair();
+    let secret = PresharedKey::from_bytes([5; 32]);
+    a.core.set_preshared_key(b.key.public(), Some(&secret), &mut a.outbox).unwrap();
+    for _ in 0..30 {
+        a.core.peer(b.key.public()).unwrap().lock().call(&mut a.outbox);
+        talk(&mut a, &mut b);
+        assert!(passes(&mut a, &mut b, (1, 2)) && passes(&mut b, &mut a, (2, 1)));
+    }
+    // It heals when the other side follows, by either's call.
+    b.core.set_preshared_key(a.key.public(), Some(&secret), &mut b.outbox).unwrap();
+    talk(&mut a, &mut b);
+    assert!(a.core.peer(b.key.public()).unwrap().lock().current.age().is_some());
+    assert!(passes(&mut a, &mut b, (1, 2)) && passes(&mut b, &mut a, (2, 1)));
+}
+
+#[test]
+fn keys_are_agreed_on_again_and_again() {
+    let (mut a, mut b) = pair();
+    for _ in 0..30 {
+        a.core.peer(b.key.public()).unwrap().lock().call(&mut a.outbox);
+        talk(&mut a, &mut b);
+        assert!(passes(&mut a, &mut b, (1, 2)) && passes(&mut b, &mut a, (2, 1)));
+    }
+    assert_eq!(b.core.counters().read().rejected, 0);
+}
+
+#[test]
 fn different_secrets_never_agree() {
     let (mut a, mut b) = (Node::new(1), Node::new(2));
     a.set_peer(&PeerConfig { preshared_key: Some(PresharedKey::from_bytes([5; 32])), ..b.as_peer(2) });
