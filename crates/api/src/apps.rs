@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use atoll_identity::Action;
 use atoll_model::{AppName, OrgSlug};
-use atoll_store::{App, NewApp, PageRequest};
+use atoll_store::{App, MAX_LIMIT, NewApp};
 
 use crate::Api;
 use crate::answer::{Created, Underway};
@@ -15,6 +15,7 @@ use crate::auth::Auth;
 use crate::body::{Body, Flag, Params};
 use crate::describe::Routes;
 use crate::error::{ApiError, ApiResult};
+use crate::pages;
 
 pub fn routes() -> Routes {
     Routes::default()
@@ -74,6 +75,7 @@ struct ListQuery {
     /// Such as `personal`.
     #[schema(required)]
     org_slug: Option<String>,
+    /// 1 to 5000; everything in one page if absent.
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
@@ -82,8 +84,8 @@ struct ListQuery {
 #[derive(Serialize, ToSchema)]
 struct AppList {
     apps: Vec<AppView>,
-    /// On this page.
-    total_apps: usize,
+    /// On all pages.
+    total_apps: u64,
     /// Absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
@@ -94,13 +96,13 @@ async fn list(State(api): State<Api>, auth: Auth, Params(query): Params<ListQuer
         .org_slug
         .ok_or_else(|| ApiError::invalid("org_slug is required: name the organization, such as personal"))?;
     let org = auth.org(&slug, Action::Read)?;
-    let page = api.control.app_list(&org, PageRequest { limit: query.limit, cursor: query.cursor }).await?;
+    let list = api.control.app_list(&org, pages::wanted(query.limit, query.cursor, MAX_LIMIT)?).await?;
     let mut apps = Vec::new();
-    for app in page.items {
+    for app in list.apps.items {
         let machines = api.control.machine_records(&app.name, false).await?.len();
         apps.push(view(app, &api.control.settings.app_domain, machines));
     }
-    Ok(Json(AppList { total_apps: apps.len(), apps, next_cursor: page.next }))
+    Ok(Json(AppList { total_apps: list.total, apps, next_cursor: list.apps.next }))
 }
 
 #[derive(Deserialize, Default, ToSchema)]

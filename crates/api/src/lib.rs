@@ -10,6 +10,7 @@ mod documents;
 mod error;
 mod machines;
 mod own;
+mod pages;
 mod platform;
 mod request_id;
 mod secrets;

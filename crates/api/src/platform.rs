@@ -11,14 +11,16 @@ use atoll_identity::{Action, Principal, Target};
 use atoll_model::guest::GuestRequest;
 use atoll_model::region::GeoRegion;
 use atoll_model::{AppName, MachineId, MachineVersion, RegionCode};
-use atoll_store::{MachineRecord, NodeStatus};
+use atoll_store::{MachineRecord, NodeStatus, Page};
 
 use crate::Api;
 use crate::auth::Auth;
-use crate::body::Params;
+use crate::body::{Flag, Params};
 use crate::describe::Routes;
-use crate::error::ApiResult;
-use crate::time::rfc3339;
+use crate::error::{ApiError, ApiResult};
+use crate::machines::listed;
+use crate::pages::{self, MAX_MACHINES};
+use crate::time::{rfc3339, unix_ms};
 
 pub fn routes() -> Routes {
     Routes::default()
@@ -81,10 +83,23 @@ async fn regions(State(api): State<Api>, auth: Auth) -> ApiResult<Json<RegionLis
 
 #[derive(Deserialize, ToSchema)]
 struct OrgMachinesQuery {
+    #[serde(default)]
+    #[schema(value_type = bool)]
+    include_deleted: Flag,
     /// One or several, with commas between.
     region: Option<String>,
     /// One or several, with commas between.
     state: Option<String>,
+    /// Leave out configuration.
+    #[serde(default)]
+    #[schema(value_type = bool)]
+    summary: Flag,
+    /// Only what changed after this moment, RFC 3339; a cursor counts more.
+    updated_after: Option<String>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// 1000 at most and if absent. What the other conditions leave out counts.
+    limit: Option<u32>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -96,6 +111,9 @@ struct OrgMachineList {
     last_machine_id: Option<MachineId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_updated_at: Option<String>,
+    /// Absent on the last page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
     /// Always empty: the list is made of control's own records.
     error_regions: Vec<String>,
 }
@@ -111,7 +129,8 @@ struct OrgMachine {
     version: MachineVersion,
     created_at: String,
     updated_at: String,
-    config: MachineOverviewConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<MachineOverviewConfig>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -122,9 +141,10 @@ struct MachineOverviewConfig {
     metadata: BTreeMap<String, String>,
 }
 
-impl From<MachineRecord> for OrgMachine {
-    fn from(record: MachineRecord) -> Self {
+impl OrgMachine {
+    fn new(record: MachineRecord, summary: bool) -> Self {
         let config = record.spec.config;
+        let overview = MachineOverviewConfig { image: config.image, guest: config.guest, metadata: config.metadata };
         Self {
             app_name: record.app,
             id: record.id,
@@ -135,7 +155,7 @@ impl From<MachineRecord> for OrgMachine {
             version: record.spec.version,
             created_at: rfc3339(record.created_at_ms),
             updated_at: rfc3339(record.updated_at_ms),
-            config: MachineOverviewConfig { image: config.image, guest: config.guest, metadata: config.metadata },
+            config: (!summary).then_some(overview),
         }
     }
 }
@@ -147,24 +167,26 @@ async fn org_machines(
     Params(query): Params<OrgMachinesQuery>,
 ) -> ApiResult<Json<OrgMachineList>> {
     let org = auth.org(&org, Action::Read)?;
-    let mut machines = Vec::new();
-    for app in api.control.all_apps().await?.iter().filter(|app| app.org == org) {
-        for record in api.control.machine_records(&app.name, false).await? {
-            let wanted = |asked: &Option<String>, value: &str| {
-                asked.as_deref().is_none_or(|list| list.is_empty() || list.split(',').any(|one| one == value))
-            };
-            if wanted(&query.region, record.region.as_str()) && wanted(&query.state, record.state.as_str()) {
-                machines.push(record);
-            }
-        }
-    }
-    machines.sort_by_key(|record| record.updated_at_ms);
-    let last = machines.last();
+    let after_ms = match query.updated_after.as_deref().filter(|text| !text.is_empty()) {
+        None => 0,
+        Some(text) => unix_ms(text).ok_or_else(|| {
+            ApiError::invalid(format!("invalid_argument: updated_after {text:?} is no moment as 2026-01-31T12:00:00Z"))
+        })?,
+    };
+    let page = pages::wanted(query.limit.or(Some(MAX_MACHINES)), query.cursor, MAX_MACHINES)?.unwrap_or_default();
+    let Page { items, next } = api.control.machine_changes(&org, query.include_deleted.0, after_ms, &page).await?;
+    let last = items.last();
     Ok(Json(OrgMachineList {
         last_machine_id: last.map(|record| record.id),
         last_updated_at: last.map(|record| rfc3339(record.updated_at_ms)),
+        next_cursor: next,
         error_regions: Vec::new(),
-        machines: machines.into_iter().map(OrgMachine::from).collect(),
+        machines: items
+            .into_iter()
+            .filter(|record| listed(query.region.as_deref(), record.region.as_str()))
+            .filter(|record| listed(query.state.as_deref(), record.state.as_str()))
+            .map(|record| OrgMachine::new(record, query.summary.0))
+            .collect(),
     }))
 }
 

@@ -1,7 +1,7 @@
 //! Apps: created, found, listed, deleted.
 
-use atoll_model::{AppName, MachineId, OrgSlug, RegionCode, RowKey};
-use atoll_store::{App, AppStatus, ErrorKind, MachineFilter, MachineRecord, NewApp, Page, PageRequest};
+use atoll_model::{AppName, MachineId, RegionCode, RowKey};
+use atoll_store::{App, AppStatus, ErrorKind, MachineFilter, MachineRecord, NewApp, PageRequest};
 
 use crate::rows::app_row;
 use crate::{Control, ControlError, ControlResult, Kind};
@@ -22,15 +22,6 @@ impl Control {
             }
             _ => error.into(),
         })
-    }
-
-    pub async fn app_list(&self, org: &OrgSlug, page: PageRequest) -> ControlResult<Page<App>> {
-        let org = org.clone();
-        let list = self.store.read(move |tx| {
-            let (org, page) = (org.clone(), page.clone());
-            async move { tx.app_list(Some(&org), &page).await }
-        });
-        Ok(list.await?)
     }
 
     pub async fn app_create(&self, new: NewApp) -> ControlResult<App> {

@@ -293,36 +293,6 @@ impl Control {
         Ok(Seen { view: copy_of(record), heard, release_version })
     }
 
-    /// All machines of an app; one question a node, and control's copy where a node does not answer.
-    pub async fn machines(&self, app: &AppName, include_destroyed: bool) -> ControlResult<Vec<Seen>> {
-        let records = self.machine_records(app, include_destroyed).await?;
-        let mut nodes: Vec<NodeName> = records.iter().map(|record| record.node.clone()).collect();
-        nodes.sort();
-        nodes.dedup();
-        let asked = nodes.iter().map(|node| async move {
-            let mut worker = self.directory.worker(node).ok()?;
-            let request = timed_short(proto::ListRequest { app: app.to_string() });
-            let reply = worker.list(request).await.ok()?.into_inner();
-            Some(reply.machines_json.iter().filter_map(|json| decode::<MachineView>(json).ok()).collect::<Vec<_>>())
-        });
-        let answers = futures_util::future::join_all(asked).await;
-        let answered: std::collections::HashSet<&NodeName> =
-            nodes.iter().zip(&answers).filter(|(_, answer)| answer.is_some()).map(|(node, _)| node).collect();
-        let mut views: std::collections::HashMap<MachineId, MachineView> =
-            answers.iter().flatten().flatten().map(|view| (view.id, view.clone())).collect();
-        Ok(records
-            .iter()
-            .map(|record| match views.remove(&record.id) {
-                Some(view) => Seen { view, heard: true, release_version: record.spec.release_version },
-                None => Seen {
-                    view: copy_of(record),
-                    heard: answered.contains(&record.node),
-                    release_version: record.spec.release_version,
-                },
-            })
-            .collect())
-    }
-
     /// start, stop, suspend, restart, cordon, signal: straight to the worker, who owns the state.
     pub async fn machine_change(
         &self,
@@ -560,7 +530,7 @@ fn destroyed_wait(wait: &proto::WaitRequest, record: &MachineRecord) -> ControlR
 }
 
 /// What control knows of a machine whose worker does not answer.
-fn copy_of(record: &MachineRecord) -> MachineView {
+pub(crate) fn copy_of(record: &MachineRecord) -> MachineView {
     let pinned = record.spec.image.as_deref().unwrap_or_default();
     let (reference, digest) = pinned.rsplit_once('@').unwrap_or((pinned, ""));
     MachineView {
@@ -599,7 +569,7 @@ fn timed<T>(message: T) -> tonic::Request<T> {
 }
 
 /// For reads: a node that does not answer must not hold up a list.
-fn timed_short<T>(message: T) -> tonic::Request<T> {
+pub(crate) fn timed_short<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(Duration::from_secs(3));
     request
@@ -609,6 +579,6 @@ fn encode<T: serde::Serialize>(value: &T) -> ControlResult<bytes::Bytes> {
     serde_json::to_vec(value).map(bytes::Bytes::from).map_err(ControlError::internal)
 }
 
-fn decode<T: serde::de::DeserializeOwned>(json: &[u8]) -> ControlResult<T> {
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(json: &[u8]) -> ControlResult<T> {
     serde_json::from_slice(json).map_err(ControlError::internal)
 }

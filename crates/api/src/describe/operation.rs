@@ -67,6 +67,12 @@ impl Operation {
         self.answers_raw(status, JSON, schema);
     }
 
+    /// An array of `T`.
+    pub fn answers_list<T: ToSchema>(&mut self, status: &str) {
+        let items = self.schema::<T>();
+        self.answers_raw(status, JSON, json!({"type": "array", "items": items}));
+    }
+
     pub fn answers_raw(&mut self, status: &str, content_type: &str, schema: Value) {
         let response = json!({"description": describe(status), "content": {content_type: {"schema": schema}}});
         self.responses.insert(status.to_owned(), response);
@@ -74,6 +80,13 @@ impl Operation {
 
     pub fn answers_nothing(&mut self, status: &str) {
         self.responses.insert(status.to_owned(), json!({"description": describe(status)}));
+    }
+
+    /// A header of the answer that was described with this status.
+    pub fn answer_header(&mut self, status: &str, name: &str, description: &str) {
+        if let Some(response) = self.responses.get_mut(status) {
+            response["headers"][name] = json!({"description": description, "schema": {"type": "string"}});
+        }
     }
 
     /// `status`: a number, or `default` for all that are not named.

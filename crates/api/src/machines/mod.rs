@@ -10,6 +10,7 @@ mod read;
 pub(crate) mod view;
 
 use crate::describe::Routes;
+pub(crate) use read::listed;
 
 pub fn routes() -> Routes {
     let machine = "/v1/apps/{app_name}/machines/{machine_id}";

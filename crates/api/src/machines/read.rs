@@ -13,12 +13,14 @@ use atoll_model::machine::Event;
 use atoll_model::{MachineConfig, MachineState, MachineVersion};
 use atoll_rpc::contract::ProcessRow;
 use atoll_rpc::proto::worker::{MachineRequest, WaitRequest};
+use atoll_store::Page;
 
 use super::view::{Details, HostStatus, Machine};
 use crate::Api;
 use crate::auth::{Auth, machine_id};
 use crate::body::{Flag, FromPairs, Pairs, Params};
 use crate::error::{ApiError, ApiResult};
+use crate::pages::{self, MAX_MACHINES, Paged};
 
 type At = Path<(String, String)>;
 
@@ -39,6 +41,10 @@ pub struct ListQuery {
     /// Leave out configuration, checks, events, host status.
     #[schema(value_type = Option<bool>)]
     summary: Flag,
+    /// 1 to 1000; everything in one page if absent. What the other conditions leave out counts.
+    limit: Option<u32>,
+    /// The header `fly-next-cursor` of the page before.
+    cursor: Option<String>,
     /// Only machines whose metadata has this value under `key`; each of several.
     #[schema(rename = "metadata.{key}", value_type = Option<String>)]
     metadata: Vec<(String, String)>,
@@ -54,6 +60,8 @@ impl FromPairs for ListQuery {
                 "summary" => query.summary = Flag::of(value),
                 "region" => query.region = Some(value.clone()),
                 "state" => query.state = Some(value.clone()),
+                "limit" => query.limit = Some(limit(value)?),
+                "cursor" => query.cursor = Some(value.clone()),
                 other => {
                     query.metadata.extend(other.strip_prefix("metadata.").map(|key| (key.to_owned(), value.clone())));
                 }
@@ -63,8 +71,12 @@ impl FromPairs for ListQuery {
     }
 }
 
+fn limit(text: &str) -> ApiResult<u32> {
+    text.parse().map_err(|_| ApiError::invalid(format!("invalid_argument: limit must be a number, not {text:?}")))
+}
+
 /// Whether `list`, with commas between, is empty or has `value`.
-fn listed(list: Option<&str>, value: &str) -> bool {
+pub(crate) fn listed(list: Option<&str>, value: &str) -> bool {
     list.is_none_or(|list| list.is_empty() || list.split(',').any(|one| one.trim() == value))
 }
 
@@ -73,11 +85,15 @@ pub async fn list(
     auth: Auth,
     Path(app): Path<String>,
     Pairs(query): Pairs<ListQuery>,
-) -> ApiResult<Json<Vec<Machine>>> {
+) -> ApiResult<Paged<Machine>> {
     let app = auth.app(&api, &app, Action::Read).await?;
     let details = Details { lease: query.include_leases.0, summary: query.summary.0 };
-    let machines = api.control.machines(&app.name, query.include_deleted.0).await?;
-    let shown = machines
+    let include_deleted = query.include_deleted.0;
+    let Page { items, next } = match pages::wanted(query.limit, query.cursor, MAX_MACHINES)? {
+        Some(page) => api.control.machines_page(&app.name, include_deleted, &page).await?,
+        None => Page { items: api.control.machines(&app.name, include_deleted).await?, next: None },
+    };
+    let shown = items
         .into_iter()
         .filter(|seen| listed(query.region.as_deref(), seen.view.region.as_str()))
         .filter(|seen| listed(query.state.as_deref(), seen.view.state.as_str()))
@@ -87,7 +103,7 @@ pub async fn list(
         })
         .map(|seen| Machine::new_seen(seen, details))
         .collect();
-    Ok(Json(shown))
+    Ok(Paged(Page { items: shown, next }))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -168,12 +168,14 @@ impl Comparison<'_> {
             "array" => self.schema(&format!("{at}[]"), &theirs["items"], &ours["items"]),
             "object" => self.objects(&at, &theirs, &ours),
             _ => {
-                let values = |schema: &Map<String, Value>| schema.get("enum").map(Value::to_string);
-                if let (theirs, Some(ours)) = (values(&theirs), values(&ours))
-                    && theirs.as_ref() != Some(&ours)
-                {
-                    let theirs = theirs.unwrap_or_else(|| "any".into());
-                    self.found.insert(format!("{at}: is one of {ours} (published: {theirs})"));
+                // In which order they are listed means nothing.
+                let values = |schema: &Map<String, Value>| -> Option<BTreeSet<String>> {
+                    Some(schema.get("enum")?.as_array()?.iter().map(Value::to_string).collect())
+                };
+                let (their_values, our_values) = (values(&theirs), values(&ours));
+                if our_values.is_some() && our_values != their_values {
+                    let theirs = theirs.get("enum").map_or_else(|| "any".into(), Value::to_string);
+                    self.found.insert(format!("{at}: is one of {} (published: {theirs})", ours["enum"]));
                 }
             }
         }

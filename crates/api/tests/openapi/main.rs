@@ -9,7 +9,7 @@ mod compare;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const HEADER: &str = "\
 # How Atoll's Machines API differs from the published description beside this file. A line: what differs,
@@ -53,6 +53,22 @@ fn the_list_of_differences_is_exact() {
     assert!(
         missing.is_empty() && stale.is_empty() && unexplained.is_empty(),
         "interop/fly/differences.txt\nlacks {missing:#?}\nhas but does not apply {stale:#?}\nwithout a reason {unexplained:#?}"
+    );
+}
+
+#[test]
+fn values_in_another_order_are_no_difference() {
+    let document = |values: Value| {
+        let schema = json!({"type": "string", "enum": values});
+        let content = json!({"application/json": {"schema": schema}});
+        json!({"paths": {"/v1/thing": {"get": {"operationId": "Thing", "responses": {"200": {"content": content}}}}}})
+    };
+    let published = document(json!(["no", "always", "on-failure"]));
+    assert_eq!(compare::differences(&published, &document(json!(["on-failure", "no", "always"]))), [].into());
+    let fewer = compare::differences(&published, &document(json!(["no", "always"])));
+    assert_eq!(
+        Vec::from_iter(fewer),
+        [r#"response 200: is one of ["no","always"] (published: ["no","always","on-failure"])"#]
     );
 }
 

@@ -10,7 +10,7 @@
 
 use std::net::Ipv6Addr;
 
-use atoll_model::{AppName, MachineConfig, MachineId, MachineState, MachineVersion, NodeName, RegionCode};
+use atoll_model::{AppName, MachineConfig, MachineId, MachineState, MachineVersion, NodeName, OrgSlug, RegionCode};
 
 use crate::ids::random_machine_id;
 use crate::value::{Row, json_text, params, stored_word};
@@ -196,6 +196,37 @@ impl ReadTx {
             .await?;
         let machines = rows.iter().map(machine).collect::<Result<_, _>>()?;
         Ok(page.page("machines", machines, |machine: &MachineRecord| machine.id.to_string()))
+    }
+
+    /// Machines of an organization, least recently changed first; only those changed after `after_ms`,
+    /// for which a cursor, if there is one, stands.
+    pub async fn machine_changes(
+        &self,
+        org: &OrgSlug,
+        include_destroyed: bool,
+        after_ms: u64,
+        page: &PageRequest,
+    ) -> Result<Page<MachineRecord>, StoreError> {
+        let (since, id) = match page.after("changes")? {
+            // Sorts after every id: the moment itself does not count.
+            none if none.is_empty() => (after_ms, "~".to_owned()),
+            key => {
+                let parts = key.split_once(':').and_then(|(since, id)| Some((since.parse().ok()?, id.to_owned())));
+                parts.ok_or_else(|| StoreError::invalid("cursor", key, "it is not one that this list gave out"))?
+            }
+        };
+        let rows = self
+            .rows(
+                "SELECT m.*, a.name AS app_name FROM machines m JOIN apps a ON a.id = m.app
+                 WHERE a.org = $1 AND ($2 = 1 OR m.phase <> 'destroyed')
+                   AND (m.updated_at > $3 OR (m.updated_at = $3 AND m.id > $4))
+                 ORDER BY m.updated_at, m.id LIMIT $5",
+                params![org, include_destroyed, since, id, page.fetch_limit()],
+            )
+            .await?;
+        let machines = rows.iter().map(machine).collect::<Result<_, _>>()?;
+        let key = |machine: &MachineRecord| format!("{}:{}", machine.updated_at_ms, machine.id);
+        Ok(page.page("changes", machines, key))
     }
 
     /// Machines that cannot stay where they are: on a draining node, or lost with theirs.

@@ -99,6 +99,41 @@ pub async fn an_update_is_recorded_before_it_is_made(store: &Store) {
     assert_eq!((now.spec, now.intended), (spec(3), None));
 }
 
+pub async fn machines_are_listed_by_their_last_change(store: &Store) {
+    create_app(store, &new_app("web")).await.unwrap();
+    enrol(store, &new_node("ams1")).await.unwrap();
+    let mut ids = Vec::new();
+    for name in ["one", "two", "three"] {
+        ids.push(record_machine(store, &new_machine("web", name)).await.unwrap().id);
+    }
+    // The first is heard of last; the others keep one moment, which their ids put in order.
+    let (first, heard) = (ids[0], &seen(1, 1, MachineState::Started));
+    assert!(store.write(|tx| async move { tx.machine_observe(first, heard, NOW + 5).await }).await.unwrap());
+    ids[1..].sort();
+    let expected = [ids[1], ids[2], first];
+
+    let org: &OrgSlug = &parsed(DEFAULT_ORGANIZATION);
+    let list = |after_ms: u64, page: PageRequest| async move {
+        let page = &page;
+        store.read(|tx| async move { tx.machine_changes(org, false, after_ms, page).await }).await.unwrap()
+    };
+    let mut listed = Vec::new();
+    let mut request = PageRequest { limit: Some(1), cursor: None };
+    loop {
+        let page = list(0, request.clone()).await;
+        listed.extend(page.items.iter().map(|machine| machine.id));
+        match page.next {
+            // A cursor counts, whatever is asked beside it.
+            next @ Some(_) => request.cursor = next,
+            None => break,
+        }
+    }
+    assert_eq!(listed, expected);
+    let later = list(NOW, PageRequest::default()).await;
+    assert_eq!(later.items.iter().map(|machine| machine.id).collect::<Vec<_>>(), [first]);
+    assert!(list(NOW + 5, PageRequest::default()).await.items.is_empty());
+}
+
 pub async fn observations_are_taken_in_order_and_from_the_current_epoch(store: &Store) {
     create_app(store, &new_app("web")).await.unwrap();
     enrol(store, &new_node("ams1")).await.unwrap();
