@@ -24,7 +24,6 @@ use atoll_control::Control;
 use atoll_deploy::{Barrier, BarrierFailure};
 use atoll_model::row::MachineRow;
 use atoll_model::{MachineId, NodeName, Owner, RowKey};
-use atoll_store::Observation;
 
 use super::super::catalogue::open_watch;
 
@@ -91,43 +90,6 @@ pub fn own_view(hub: &HubHandle, stop: CancellationToken) -> ReplicaHandle {
         tokio::spawn(watch_as_edge(view.clone(), EdgePlace { region, hubs: 1 }, connect, rand::random(), stop));
     }
     view
-}
-
-/// Copies machines' states into control's records, so that lists survive a worker's silence.
-pub async fn observe_machines(control: Arc<Control>, view: ReplicaHandle) {
-    let mut changes = view.subscribe();
-    let mut seen: std::collections::HashMap<MachineId, Arc<MachineRow>> = Default::default();
-    loop {
-        let snapshot = view.snapshot();
-        let positions = view.positions();
-        for row in snapshot.machines() {
-            if seen.get(&row.id).is_some_and(|known| Arc::ptr_eq(known, row)) {
-                continue;
-            }
-            let Some(position) = positions.get(&Owner::Node(row.node.clone())) else { continue };
-            let observation = Observation {
-                epoch: position.epoch,
-                sequence: position.sequence,
-                version: row.version,
-                state: row.state,
-                cordoned: row.cordoned,
-            };
-            let (id, now, observation) = (row.id, control.now_ms(), &observation);
-            let noted = control.store.write(|tx| async move { tx.machine_observe(id, observation, now).await }).await;
-            match noted {
-                Ok(_) => {
-                    seen.insert(row.id, row.clone());
-                }
-                Err(error) => tracing::warn!(machine = %id, %error, "cannot note a machine's state"),
-            }
-        }
-        seen.retain(|id, _| snapshot.machine(id).is_some());
-        if changes.changed().await.is_err() {
-            return;
-        }
-        // Bursts become one look.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }
 
 /// "Every edge knows", for deploys, as long as there is one control process.
