@@ -1,5 +1,8 @@
 //! `GET /api/v1/apps/{app}/logs`: lines of an app's machines, as JSON lines, from all their nodes.
 
+mod follow;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -8,11 +11,16 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use tonic::transport::Channel;
 use utoipa::ToSchema;
 
 use atoll_identity::Action;
 use atoll_model::wire::LogRecord;
+use atoll_model::{AppName, NodeName};
+use atoll_rpc::proto::worker::worker_client::WorkerClient;
 use atoll_rpc::proto::worker::{LogLine, LogsRequest};
+use atoll_store::MachineRecord;
 
 use crate::Api;
 use crate::answer::Lines;
@@ -48,50 +56,80 @@ async fn logs(
     Params(query): Params<LogsQuery>,
 ) -> ApiResult<Lines<LogRecord>> {
     let app = auth.app(&api, &app, Action::Read).await?;
-    let follow = query.follow.0;
     let tail = query.tail.unwrap_or(100).min(MAX_TAIL);
-    let records = api.control.machine_records(&app.name, false).await?;
-    if let Some(wanted) = &query.machine
-        && records.iter().all(|record| record.id.to_string() != *wanted)
+    let wanted = Wanted { app: app.name, machine: query.machine, region: query.region };
+    let records = api.control.machine_records(&wanted.app, false).await?;
+    if let Some(machine) = &wanted.machine
+        && records.iter().all(|record| record.id.to_string() != *machine)
     {
-        return Err(ApiError::not_found(format!("app {} has no machine {wanted:?}", app.name)));
+        return Err(ApiError::not_found(format!("app {} has no machine {machine:?}", wanted.app)));
     }
-    let mut nodes: Vec<_> = records
-        .into_iter()
-        .filter(|record| query.machine.as_ref().is_none_or(|wanted| *wanted == record.id.to_string()))
-        .filter(|record| query.region.as_deref().is_none_or(|wanted| wanted == record.region.as_str()))
-        .map(|record| record.node)
-        .collect();
-    nodes.sort();
-    nodes.dedup();
     let (sender, receiver) = mpsc::channel::<LogRecord>(256);
-    for node in nodes {
-        let request = LogsRequest {
-            machine: query.machine.clone().unwrap_or_default(),
-            app: app.name.to_string(),
-            after_ms: 0,
-            tail,
-            follow,
-        };
+    if query.follow.0 {
+        tokio::spawn(follow::follow(api, wanted, tail, sender));
+        return Ok(following(receiver));
+    }
+    for node in wanted.nodes(&records) {
+        let request = wanted.request(0, tail, false);
         // A node that does not answer must not keep the others' lines.
-        let Ok(mut worker) = api.control.directory.worker(&node) else { continue };
+        let Ok(worker) = api.control.directory.worker(&node) else { continue };
         let sender = sender.clone();
         tokio::spawn(async move {
-            let mut lines = match worker.logs(request).await {
-                Ok(reply) => reply.into_inner(),
-                Err(status) => return tracing::info!(%node, %status, "a node gives no logs"),
-            };
-            while let Ok(Some(line)) = lines.message().await {
-                if let Some(record) = record(line)
-                    && sender.send(record).await.is_err()
-                {
-                    return;
-                }
+            if let Err(status) = pass_on(worker, request, &sender, |_| {}).await {
+                tracing::info!(%node, %status, "a node gives no logs");
             }
         });
     }
     drop(sender);
-    Ok(if follow { following(receiver) } else { sorted(receiver, tail).await })
+    Ok(sorted(receiver, tail).await)
+}
+
+/// Whose lines are wanted.
+struct Wanted {
+    app: AppName,
+    machine: Option<String>,
+    region: Option<String>,
+}
+
+impl Wanted {
+    /// The servers that have such machines.
+    fn nodes(&self, records: &[MachineRecord]) -> BTreeSet<NodeName> {
+        records
+            .iter()
+            .filter(|record| self.machine.as_ref().is_none_or(|wanted| *wanted == record.id.to_string()))
+            .filter(|record| self.region.as_deref().is_none_or(|wanted| wanted == record.region.as_str()))
+            .map(|record| record.node.clone())
+            .collect()
+    }
+
+    fn request(&self, after_ms: u64, tail: u32, follow: bool) -> LogsRequest {
+        LogsRequest {
+            machine: self.machine.clone().unwrap_or_default(),
+            app: self.app.to_string(),
+            after_ms,
+            tail,
+            follow,
+        }
+    }
+}
+
+/// Passes a server's lines on until either side ends. `seen` is told the time of each.
+async fn pass_on(
+    mut worker: WorkerClient<Channel>,
+    request: LogsRequest,
+    to: &mpsc::Sender<LogRecord>,
+    mut seen: impl FnMut(u64),
+) -> Result<(), Status> {
+    let mut lines = worker.logs(request).await?.into_inner();
+    while let Some(line) = lines.message().await? {
+        let Some(record) = record(line) else { continue };
+        let at_ms = record.timestamp_ms;
+        if to.send(record).await.is_err() {
+            break;
+        }
+        seen(at_ms);
+    }
+    Ok(())
 }
 
 fn record(line: LogLine) -> Option<LogRecord> {
