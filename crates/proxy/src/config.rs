@@ -95,7 +95,8 @@ pub struct Timeouts {
     /// How long the edge waits for the next piece of a request's body; once the answer has begun, for
     /// ever. Default 60 s.
     pub body_read: Duration,
-    /// How long a client may leave what was written to it untaken. Default 60 s.
+    /// How long a client may leave what was written to it untaken, be it by its TCP or its HTTP/2 window.
+    /// Default 60 s.
     pub client_write: Duration,
     /// How often an HTTP/2 client is asked whether it is still there. Default 20 s.
     pub client_ping: Duration,

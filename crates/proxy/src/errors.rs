@@ -11,6 +11,10 @@ use crate::surroundings::WakeError;
 
 pub(crate) const ATOLL_ERROR: HeaderName = HeaderName::from_static("atoll-error");
 
+/// The client took nothing of its answer for too long. Its headers are out by then: the code is for
+/// operators, in the access log and in metrics.
+pub(crate) const CLIENT_STALLED: &str = "PU05";
+
 /// An answer of the edge itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {

@@ -1,5 +1,6 @@
 //! One client connection: which HTTP version it speaks, with or without TLS, and how it ends.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -7,12 +8,13 @@ use atoll_model::AppName;
 use atoll_model::service::{Handler, Port};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 
 use super::certificates::Certificates;
+use super::pace::{Pace, Paced, Streams};
 use super::request::{Entrance, find_app, find_port, handle};
 use super::stall::Stall;
 use super::tcp;
@@ -150,7 +152,10 @@ async fn serve_h1(core: Arc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin +
         .timer(TokioTimer::new())
         .header_read_timeout(config.timeouts.header_read)
         .max_header_size(config.limits.header_bytes)
-        .serve_connection(TokioIo::new(stream), service_fn(|request| handle(core.clone(), entrance.clone(), request)))
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(|request| handle(core.clone(), entrance.clone(), request, None)),
+        )
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let Shutdown { close_idle, end, .. } = &core.edge.shutdown;
@@ -170,13 +175,21 @@ async fn serve_h1(core: Arc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin +
 async fn serve_h2(core: Arc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, entrance: Entrance) {
     let (limits, timeouts) = (&core.edge.config.limits, &core.edge.config.timeouts);
     let stream = Stall::new(stream, timeouts.client_write);
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let serve = |request| {
+        let (core, entrance) = (core.clone(), entrance.clone());
+        async move {
+            let pace = Pace::current();
+            let response = handle(core, entrance, request, pace.clone()).await?;
+            Ok::<_, Infallible>(response.map(|body| Paced::new(body, pace)))
+        }
+    };
+    let connection = http2::Builder::new(Streams(core.clone()))
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(limits.h2_streams)
         .keep_alive_interval(timeouts.client_ping)
         .keep_alive_timeout(timeouts.client_pong)
-        .serve_connection(TokioIo::new(stream), service_fn(|request| handle(core.clone(), entrance.clone(), request)));
+        .serve_connection(TokioIo::new(stream), service_fn(serve));
     let mut connection = std::pin::pin!(connection);
     let Shutdown { drain, end, .. } = &core.edge.shutdown;
     let result = tokio::select! {

@@ -4,6 +4,7 @@ mod accept;
 mod certificates;
 mod connection;
 mod journey;
+mod pace;
 mod proxy_protocol;
 mod request;
 mod search;

@@ -18,12 +18,13 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use super::journey::Journey;
+use super::pace::Pace;
 use super::search::{Destination, Found};
 use super::tunnel;
 use crate::body::{AtEnd, ClientBody, Recording};
 use crate::core::{Core, Edge};
 use crate::counters::TrafficClass;
-use crate::errors::Failure;
+use crate::errors::{CLIENT_STALLED, Failure};
 use crate::headers::{self, Facts, HostError};
 use crate::node::Answer;
 use crate::select::{Refusal, service_on};
@@ -48,16 +49,19 @@ impl Entrance {
     }
 }
 
-/// Answers one request. Never fails: what goes wrong becomes an answer.
+/// Answers one request. Never fails: what goes wrong becomes an answer. `pace`: how the client takes it,
+/// where that is watched.
 pub(crate) async fn handle(
     core: Arc<Core>,
     entrance: Entrance,
     request: Request<Incoming>,
+    pace: Option<Arc<Pace>>,
 ) -> Result<Response<ClientBody>, Infallible> {
     let began = Instant::now();
     let version = request.version();
     let request_id = new_request_id(&core.edge);
     let mut record = Record::new(&core.edge, &request, &request_id, entrance.peer.ip(), began);
+    record.pace = pace;
     let outcome = route(&core, &entrance, request, &request_id, &mut record, began).await;
     let (mut response, options) = match outcome {
         Ok(Routed { response, options }) => (response, options),
@@ -275,6 +279,7 @@ pub(super) struct Record {
     began: Instant,
     class: TrafficClass,
     request_bytes: Arc<AtomicU64>,
+    pace: Option<Arc<Pace>>,
     /// Nothing is written once the record was handed to somebody else.
     live: bool,
 }
@@ -314,6 +319,7 @@ impl Record {
             began,
             class: TrafficClass::SameNode,
             request_bytes: Arc::default(),
+            pace: None,
             live: true,
         }
     }
@@ -343,6 +349,7 @@ impl Record {
             began: self.began,
             class: self.class,
             request_bytes: self.request_bytes.clone(),
+            pace: self.pace.clone(),
             live: true,
         };
         taken.answered(StatusCode::SWITCHING_PROTOCOLS);
@@ -369,6 +376,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         if !self.live {
             return;
+        }
+        if self.pace.as_ref().is_some_and(|pace| pace.was_given_up()) {
+            self.entry.error = Some(CLIENT_STALLED);
         }
         self.entry.total = self.began.elapsed();
         self.entry.request_bytes = self.request_bytes.load(Ordering::Relaxed);

@@ -308,6 +308,91 @@ async fn a_client_that_takes_nothing_is_given_up() {
     assert!(sent.is_err(), "everything was taken");
 }
 
+/// A request over HTTP/2 from a client that opens its window for `window` bytes and no more by itself.
+async fn with_window(entry: std::net::SocketAddr, window: u32) -> h2::RecvStream {
+    let stream = TcpStream::connect(entry).await.unwrap();
+    let (sender, connection) =
+        h2::client::Builder::new().initial_window_size(window).handshake::<_, Bytes>(stream).await.unwrap();
+    // Answers pings: this client is alive.
+    tokio::spawn(connection);
+    let request = Request::get("http://web.localhost/").body(()).unwrap();
+    let (response, _) = sender.ready().await.unwrap().send_request(request, true).unwrap();
+    response.await.unwrap().into_body()
+}
+
+#[tokio::test]
+async fn an_http2_client_that_keeps_its_window_shut_is_given_up() {
+    const LIMIT: Duration = Duration::from_millis(300);
+    let platform = Platform::new();
+    let shorter = |config: &mut atoll_proxy::EdgeConfig| config.timeouts.client_write = LIMIT;
+    let near = platform.node_with("ams1", "ams", shorter);
+    let far = platform.node_with("nrt1", "nrt", shorter);
+    let name = platform.app("web");
+    let (app, pieces) = App::drip();
+    let machine = Machine::started("m1", app).await;
+    platform.host(&near, &name, &machine);
+    far.reaches(&near).await;
+    let busy = || near.worker.loads.lock().unwrap().iter().map(|load| load.loads[0]).sum::<u32>();
+    for entry in [near.http, far.http] {
+        for window in [0, 10] {
+            let mut body = with_window(entry, window).await;
+            eventually("the request is counted", async || busy() == 1).await;
+            let feeding = tokio::spawn({
+                let pieces = pieces.clone();
+                async move {
+                    // Ends when nobody listens any more.
+                    while pieces.send(Bytes::from_static(&[b'x'; 1000])).is_ok() {
+                        tokio::time::sleep(LIMIT / 20).await;
+                    }
+                }
+            });
+            let ended = async {
+                loop {
+                    match body.data().await {
+                        Some(Ok(_)) => {}
+                        Some(Err(error)) => return error,
+                        None => panic!("the answer came to its end"),
+                    }
+                }
+            };
+            let error = tokio::time::timeout(PATIENCE, ended).await.expect("the edge resets the stream");
+            assert_eq!(error.reason(), Some(h2::Reason::CANCEL), "{error}");
+            eventually("the machine is free again", async || busy() == 0).await;
+            feeding.abort();
+        }
+    }
+    for node in [&near, &far] {
+        assert_eq!(node.edge().counters().failures().get("PU05"), Some(&2));
+    }
+}
+
+#[tokio::test]
+async fn a_slow_http2_client_and_a_silent_machine_are_waited_for() {
+    const LIMIT: Duration = Duration::from_millis(300);
+    let platform = Platform::new();
+    let ams = platform.node_with("ams1", "ams", |config| config.timeouts.client_write = LIMIT);
+    let name = platform.app("web");
+    let (app, pieces) = App::drip();
+    let machine = Machine::started("m1", app).await;
+    platform.host(&ams, &name, &machine);
+    let mut body = with_window(ams.http, 10).await;
+    // The machine says nothing for longer than a client may take nothing.
+    tokio::time::sleep(LIMIT * 3).await;
+    for _ in 0..10 {
+        pieces.send(Bytes::from_static(&[b'x'; 10])).unwrap();
+    }
+    // An empty piece ends the answer.
+    pieces.send(Bytes::new()).unwrap();
+    let mut taken = 0;
+    while taken < 100 {
+        let piece = tokio::time::timeout(PATIENCE, body.data()).await.unwrap().unwrap().unwrap();
+        tokio::time::sleep(LIMIT / 5).await;
+        taken += piece.len();
+        body.flow_control().release_capacity(piece.len()).unwrap();
+    }
+    assert_eq!(taken, 100);
+}
+
 #[tokio::test]
 async fn the_private_side_is_closed_to_whoever_is_in_no_network() {
     let platform = Platform::new();
