@@ -20,7 +20,8 @@ use crate::identity::Identity;
 pub const NODE_CERTIFICATE_LIFE: Duration = Duration::from_secs(3600);
 const INTERMEDIATE_LIFE: Duration = Duration::from_secs(365 * 86_400);
 const ROOT_LIFE: Duration = Duration::from_secs(20 * 365 * 86_400);
-/// Certificates begin this long before now, so that a peer whose clock is a little behind accepts them.
+/// Certificates begin this long before now, so that a peer whose clock is a little behind accepts them;
+/// short-lived ones a twelfth of their life, so that half of it still lies ahead.
 const BACKDATE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,7 @@ pub struct Authority {
     root_pem: String,
     intermediate_pem: String,
     issuer: Issuer<'static, KeyPair>,
+    node_life: Duration,
 }
 
 impl Authority {
@@ -100,7 +102,12 @@ impl Authority {
             .map_err(|error| corrupt("intermediate.key", error.to_string()))?;
         let issuer = Issuer::from_ca_cert_pem(&intermediate_pem, key)
             .map_err(|error| corrupt("intermediate.pem", error.to_string()))?;
-        Ok(Self { root_der, root_pem, intermediate_pem, issuer })
+        Ok(Self { root_der, root_pem, intermediate_pem, issuer, node_life: NODE_CERTIFICATE_LIFE })
+    }
+
+    /// Has certificates of nodes live this long instead of [`NODE_CERTIFICATE_LIFE`].
+    pub fn with_node_life(self, node_life: Duration) -> Self {
+        Self { node_life, ..self }
     }
 
     /// The platform of the authority kept in `dir`; `None` when there is none.
@@ -149,7 +156,7 @@ impl Authority {
         let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request_der))
             .map_err(CaError::BadRequest)?;
         let uri = identity.to_string().try_into().map_err(make("the certificate's URI"))?;
-        let mut params = leaf_params(&identity.to_string(), now_unix, NODE_CERTIFICATE_LIFE)?;
+        let mut params = leaf_params(&identity.to_string(), now_unix, self.node_life)?;
         params.subject_alt_names = vec![SanType::URI(uri)];
         let leaf = params.signed_by(&request.public_key, &self.issuer).map_err(make("a node certificate"))?;
         Ok(self.chain(&leaf.pem()))
@@ -195,7 +202,7 @@ fn at(unix: u64) -> OffsetDateTime {
 fn common_params(name: &str, now_unix: u64, life: Duration) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::new(Vec::new()).map_err(make("certificate parameters"))?;
     params.distinguished_name.push(DnType::CommonName, name);
-    params.not_before = at(now_unix.saturating_sub(BACKDATE.as_secs()));
+    params.not_before = at(now_unix.saturating_sub(BACKDATE.min(life / 12).as_secs()));
     params.not_after = at(now_unix + life.as_secs());
     params.serial_number = Some(SerialNumber::from_slice(&rand::random::<[u8; 16]>()));
     params.use_authority_key_identifier_extension = true;

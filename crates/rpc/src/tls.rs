@@ -152,6 +152,11 @@ impl LiveIdentity {
         current.not_before + (current.not_after.saturating_sub(current.not_before)) / 2
     }
 
+    /// Unix seconds at which the certificate ends.
+    pub fn expires_at(&self) -> u64 {
+        self.current.load().not_after
+    }
+
     /// TLS for connecting to `expected`.
     pub fn client_config(self: &Arc<Self>, expected: Expected) -> Result<Arc<ClientConfig>, IdentityError> {
         let check = ServerCheck { trust: self.trust.clone(), expected };

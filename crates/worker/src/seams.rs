@@ -64,6 +64,7 @@ pub trait ImageProvider: Send + Sync {
     async fn ensure(&self, reference: &str, digest: &str) -> Result<PreparedImage, ImageError>;
 
     /// The digests that machines of this node need; collection must spare them. Replaces the set before.
+    /// Before the first call it is not known what they need: nothing may be collected.
     fn pin(&self, digests: Vec<String>);
 }
 

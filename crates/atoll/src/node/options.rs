@@ -66,6 +66,14 @@ pub struct ServerOptions {
     #[arg(long, env = "ATOLL_MEMORY_OVERCOMMIT", default_value_t = 1.5)]
     pub memory_overcommit: f64,
 
+    /// Images that no machine of this server has needed for so many days are removed from it
+    #[arg(long, env = "ATOLL_IMAGE_DAYS", default_value_t = 7)]
+    pub image_days: u16,
+
+    /// They go earlier, the oldest first, while less than so many percent of the disk are free
+    #[arg(long, env = "ATOLL_IMAGE_RESERVE_PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_reserve_percent: u8,
+
     /// Seconds that open connections get when an edge is replaced or stopped
     #[arg(long, env = "ATOLL_DRAIN_SECONDS", default_value_t = 30)]
     pub drain_seconds: u64,
@@ -102,6 +110,12 @@ pub struct ControlOptions {
     /// Destroyed machines, audit entries and ended tokens are forgotten after so many days
     #[arg(long, env = "ATOLL_RETENTION_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     pub retention_days: u32,
+
+    // Not a knob for operators: it lets a test live through many renewals and a lapse.
+    /// Life of servers' certificates, in seconds
+    #[arg(long, env = "ATOLL_CERTIFICATE_SECONDS", default_value_t = 3600, hide = true,
+          value_parser = clap::value_parser!(u64).range(6..=3600))]
+    pub certificate_seconds: u64,
 
     /// Records: postgres://… instead of the SQLite file in the state folder
     #[arg(long, env = "ATOLL_DATABASE")]

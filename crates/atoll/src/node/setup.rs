@@ -1,7 +1,7 @@
 //! The first start of a platform: its authority, the identities of this server's processes, and the
 //! first token. Runs as root, before any process does; a kill in between starts over.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 
@@ -92,7 +92,8 @@ pub fn prepare_first_server(
         }
     };
     let node = NodeFile { app_domain: control.app_domain.clone(), ..node };
-    let authority = Authority::open(&state.authority(), &node.platform, now_unix())?;
+    let authority = Authority::open(&state.authority(), &node.platform, now_unix())?
+        .with_node_life(Duration::from_secs(control.certificate_seconds));
     write_durably(&state.ca_certificate(), authority.root_pem().as_bytes(), false).context("cannot write ca.pem")?;
     // Issued at every start: whatever the server slept through, its own certificates are fresh.
     for role in [Role::Control, Role::Worker, Role::Edge] {

@@ -4,6 +4,7 @@
 mod catalogue;
 mod control;
 mod edge;
+mod images;
 mod metrics;
 mod renewal;
 mod sequence;

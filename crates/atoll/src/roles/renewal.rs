@@ -15,17 +15,34 @@ use atoll_rpc::tls::{IdentityMaterial, LiveIdentity};
 
 use crate::node::setup::now_unix;
 
-const RETRY: Duration = Duration::from_secs(15);
-
 /// Runs until the process ends. `file`: where the identity is kept.
 pub async fn renew_forever(live: Arc<LiveIdentity>, control: Channel, file: PathBuf) {
     loop {
         let wait = live.renew_at().saturating_sub(now_unix());
         tokio::time::sleep(Duration::from_secs(wait)).await;
         if let Err(error) = renew(&live, control.clone(), &file).await {
-            tracing::warn!(error = format!("{error:#}"), "cannot renew this process's certificate now");
-            tokio::time::sleep(RETRY).await;
+            let left = live.expires_at().saturating_sub(now_unix());
+            let error = format!("{error:#}");
+            if left == 0 {
+                tracing::error!(
+                    error,
+                    "this server's certificate has lapsed and cannot be renewed: get a token with `atoll node token \
+                     create` and give it to `atoll join` here; machines and records stay"
+                );
+            } else {
+                tracing::warn!(error, left_s = left, "cannot renew this process's certificate now");
+            }
+            tokio::time::sleep(pause(left)).await;
         }
+    }
+}
+
+/// Before the next attempt, with so many seconds of the certificate left: a quarter of them, so that
+/// there are several, and never a rush.
+fn pause(left: u64) -> Duration {
+    match left {
+        0 => Duration::from_secs(15),
+        _ => Duration::from_secs((left / 4).clamp(1, 15)),
     }
 }
 

@@ -5,32 +5,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use async_trait::async_trait;
-use futures_util::StreamExt;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Server};
+use tonic::transport::Server;
 use tonic::{Request, Status};
 
 use atoll_driver::ContainerDriver;
-use atoll_images::{BlobSource, BlobStream, Digest, EnsureError, ImageStore, SourceError, UnpackLimits, ensure_image};
+use atoll_images::ImageStore;
 use atoll_keyring::{FileKeys, Keyring};
 use atoll_model::{Owner, Row, RowKey};
 use atoll_rpc::channel::connect;
 use atoll_rpc::identity::{Expected, Role};
-use atoll_rpc::proto::control::BlobRequest;
-use atoll_rpc::proto::control::nodes_client::NodesClient;
 use atoll_rpc::server::{accept, require_role};
 use atoll_signals::{STAGES, moment_us};
 use atoll_worker::grpc::{LocalService, WorkerService};
 use atoll_worker::network::{HostNetworks, NetworkConfig};
-use atoll_worker::seams::{
-    BundleSeal, ImageError, ImageProcess, ImageProvider, NoHook, PreparedImage, RowSink, SealError,
-};
+use atoll_worker::seams::{BundleSeal, NoHook, RowSink, SealError};
 use atoll_worker::{Deps, Knobs, SystemClock, Worker, WorkerConfig};
 
 use super::catalogue::WatchService;
+use super::images::{NodeImages, Policy};
 use super::metrics::WorkerMetrics;
 use super::renewal::renew_forever;
 use super::sequence::DurablePublisher;
@@ -49,6 +44,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
 
     let rows = DurablePublisher::open(Owner::Node(node.name.clone()), node.epoch, own.join("catalogue.sequence"))?;
     let images = ImageStore::open(own.join("images")).context("cannot open the image store")?;
+    let images = NodeImages::new(images, control.clone())?;
     let keys = FileKeys::open_or_create(&own.join("root.key")).context("cannot open the node's key")?;
     let instance = u32::from_str_radix(node.mark(), 16).context("the instance in node.json is not hex")?;
     let networks =
@@ -68,7 +64,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     };
     let deps = Deps {
         driver: Arc::new(driver),
-        images: Arc::new(NodeImages { store: images, source: ControlBlobs(NodesClient::new(control.clone())) }),
+        images: Arc::new(images.clone()),
         networks: Arc::new(networks),
         seal: Arc::new(NodeSeal(Keyring::new(Arc::new(keys)))),
         rows: Arc::new(NodeRows(rows.clone())),
@@ -80,6 +76,11 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let agent = Worker::start(config, deps).await.context("cannot start the agent")?;
 
     tokio::spawn(renew_forever(live.clone(), control, state.identity("worker")));
+    let tally = images.tally();
+    tokio::spawn(images.collect_forever(Policy {
+        age: Duration::from_secs(u64::from(run.server.image_days) * 86_400),
+        reserve_percent: run.server.image_reserve_percent,
+    }));
 
     let socket = state.worker_socket();
     supervisor::remove_stale(&socket)?;
@@ -98,7 +99,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         .serve_with_incoming(peers);
 
     if let Some(socket) = metrics_socket {
-        metrics::serve("worker", socket, vec![Arc::new(WorkerMetrics(agent.clone()))])?;
+        metrics::serve("worker", socket, vec![Arc::new(WorkerMetrics(agent.clone())), tally])?;
     }
     supervisor::say_ready();
     tokio::select! {
@@ -150,74 +151,5 @@ impl BundleSeal for NodeSeal {
     fn open(&self, context: &str, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
         let opened = self.0.open(context, sealed).map_err(|error| SealError { reason: error.to_string() })?;
         Ok(opened.to_vec())
-    }
-}
-
-/// Images by digest: what is here needs nobody; the rest comes from control's store.
-struct NodeImages {
-    store: ImageStore,
-    source: ControlBlobs,
-}
-
-#[async_trait]
-impl ImageProvider for NodeImages {
-    async fn ensure(&self, reference: &str, digest: &str) -> Result<PreparedImage, ImageError> {
-        let wanted: Digest = digest.parse().map_err(|error| ImageError {
-            reason: format!("the image {reference} has no usable digest {digest:?}"),
-            source: Some(Box::new(error)),
-        })?;
-        let before = self.store.size_of(&wanted).ok().flatten().is_some();
-        let unpacked = ensure_image(&self.store, &self.source, wanted, &UnpackLimits::default()).await;
-        let unpacked = unpacked.map_err(|error: EnsureError| ImageError {
-            reason: format!("the image {reference} cannot be made ready"),
-            source: Some(Box::new(error)),
-        })?;
-        let config = unpacked.config;
-        Ok(PreparedImage {
-            layers: unpacked.layers,
-            bytes_fetched: if before { 0 } else { config.total_size },
-            config: ImageProcess {
-                entrypoint: config.entrypoint,
-                cmd: config.cmd,
-                env: config.env.into_iter().collect(),
-                working_dir: config.working_dir,
-                user: config.user,
-            },
-        })
-    }
-
-    /// Nothing is collected on a node by itself: what machines need is never removed.
-    fn pin(&self, _digests: Vec<String>) {}
-}
-
-/// Control's image store, over its node service.
-struct ControlBlobs(NodesClient<Channel>);
-
-#[async_trait]
-impl BlobSource for ControlBlobs {
-    async fn open(&self, digest: &Digest, offset: u64) -> Result<BlobStream, SourceError> {
-        let place = || "control".to_owned();
-        let broken = |status: tonic::Status| match status.code() {
-            tonic::Code::NotFound => SourceError::Missing { what: digest.to_string(), place: place() },
-            tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => {
-                SourceError::Denied { place: place(), reason: status.message().to_owned() }
-            }
-            _ => SourceError::Broken { place: place(), source: Box::new(status) },
-        };
-        let request = BlobRequest { digest: digest.to_string(), offset };
-        let mut chunks = self.0.clone().blob(request).await.map_err(broken)?.into_inner();
-        let first = chunks
-            .message()
-            .await
-            .map_err(broken)?
-            .ok_or_else(|| SourceError::Broken { place: place(), source: "the answer was empty".into() })?;
-        let size = first.size;
-        let rest = chunks.map(|chunk| {
-            chunk
-                .map(|chunk| chunk.data)
-                .map_err(|status| SourceError::Broken { place: "control".to_owned(), source: Box::new(status) })
-        });
-        let bytes = futures_util::stream::once(async move { Ok(first.data) }).chain(rest).boxed();
-        Ok(BlobStream { size: Some(size), bytes })
     }
 }

@@ -22,6 +22,8 @@ pub struct Collected {
     /// Bytes of those blobs.
     pub blob_bytes: u64,
     pub layers: u64,
+    /// Bytes of the files in those layers.
+    pub layer_bytes: u64,
     /// Untagged manifests that repositories listed.
     pub manifests: u64,
 }
@@ -155,8 +157,11 @@ impl ImageStore {
                 Err(error) => return Err(StoreError::io("look up", path)(error)),
             };
             if !is_young(born) {
+                // A layer whose summary is gone or damaged goes all the same.
+                let summary = self.unpacked_layer(&diff_id).ok().flatten();
                 self.remove_layer(&diff_id)?;
                 collected.layers += 1;
+                collected.layer_bytes += summary.map_or(0, |(_, summary)| summary.bytes);
             }
         }
         Ok(())

@@ -47,6 +47,9 @@ metrics! {
 
     WORKER_MACHINES = Gauge "atoll_worker_machines" ["state"] "Machines of this node by state, as its worker knows them.";
     WORKER_PROMISED = Gauge "atoll_worker_promised_bytes" [] "Memory promised to machines of this node, in bytes.";
+    WORKER_COLLECTIONS = Counter "atoll_worker_image_collections" ["outcome"] "Times this node looked for images that no machine needs.";
+    WORKER_IMAGES_FREED = Counter "atoll_worker_images_freed_bytes" [] "What these images held, packed and unpacked, in bytes.";
+    WORKER_IMAGES_FREE = Gauge "atoll_worker_images_disk_free_ratio" [] "Share of the images' disk that was free at the last look.";
 
     DNS_ANSWERS = Counter "atoll_dns_answers" ["code"] "Answers that needed nobody else, by code.";
     DNS_RECURSIONS = Counter "atoll_dns_recursions" [] "Questions for which upstream resolvers were asked.";

@@ -83,6 +83,11 @@ impl Node {
         Self { arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(), ..self }
     }
 
+    /// Gives the program these arguments instead from its next start on.
+    pub fn set_arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    }
+
     pub fn name(&self) -> &str {
         self.host.name()
     }

@@ -45,6 +45,7 @@ impl Worker {
         let mint = Mint::new(config.seed);
         let context = Arc::new(Context { mint, store, registry, deps, config });
 
+        let all_readable = recorded.iter().all(Result::is_ok);
         let recorded: Vec<Recorded> = recorded.into_iter().filter_map(readable).collect();
         let live = |recorded: &&Recorded| recorded.state.phase != Phase::Removed;
         let plans: Vec<_> =
@@ -54,7 +55,11 @@ impl Worker {
         let parallel = context.config.knobs.parallel_recoveries.max(1);
         stream::iter(recorded).for_each_concurrent(parallel, |recorded| adopt(context.clone(), recorded)).await;
         let agent = Agent { context };
-        tokio::spawn(keep_pins(agent.context.registry.clone(), agent.context.deps.images.clone()));
+        if all_readable {
+            tokio::spawn(keep_pins(agent.context.registry.clone(), agent.context.deps.images.clone()));
+        } else {
+            tracing::warn!("no image is removed from this server while it is not known what a machine needs");
+        }
         Ok(agent)
     }
 }

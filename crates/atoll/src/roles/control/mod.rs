@@ -3,6 +3,7 @@
 mod api;
 mod gather;
 mod hub;
+mod observe;
 mod registry;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -66,7 +67,8 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         images: ImageStore::open(own.join("images")).context("cannot open the image store")?,
         puller: Puller::new(PullOptions::default()).context("cannot set up pulls from other registries")?,
         keyring: Arc::new(Keyring::new(Arc::new(keys))),
-        authority: Authority::open(&state.authority(), &node.platform, now_unix())?,
+        authority: Authority::open(&state.authority(), &node.platform, now_unix())?
+            .with_node_life(Duration::from_secs(options.certificate_seconds)),
         directory: Directory::new(live.clone()),
         rows: Arc::new(ControlRows(rows.clone())),
         settings: Settings {
@@ -104,7 +106,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     });
     tokio::spawn(keep_book(hub.clone(), book.clone(), stop.clone()));
     tokio::spawn(watch_as_hub(hub.clone(), hub::connect_to_worker(control.clone()), rand::random(), stop.clone()));
-    tokio::spawn(hub::observe_machines(control.clone(), view.clone()));
+    tokio::spawn(observe::observe_machines(control.clone(), view.clone()));
     tokio::spawn(control.clone().reconcile_forever());
     tokio::spawn(control.clone().prune_forever());
     tokio::spawn(renew_own(control.clone(), state.identity("control")));
@@ -204,12 +206,13 @@ fn own_address(listening: SocketAddr) -> IpAddr {
 
 /// Control signs its own certificate.
 async fn renew_own(control: Arc<Control>, file: std::path::PathBuf) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(20));
+    let live: &LiveIdentity = &control.live;
     loop {
-        ticks.tick().await;
-        let live: &LiveIdentity = &control.live;
         live.trust().authority_heard(now_unix());
-        if live.renew_at() > now_unix() {
+        let wait = live.renew_at().saturating_sub(now_unix());
+        if wait > 0 {
+            // Control's own sign of life is due, too.
+            tokio::time::sleep(Duration::from_secs(wait.min(20))).await;
             continue;
         }
         let renew = || -> anyhow::Result<()> {
@@ -222,6 +225,7 @@ async fn renew_own(control: Arc<Control>, file: std::path::PathBuf) {
         };
         if let Err(error) = renew() {
             tracing::error!(error = format!("{error:#}"), "control cannot renew its own certificate");
+            tokio::time::sleep(Duration::from_secs(5)).await;
         }
     }
 }
