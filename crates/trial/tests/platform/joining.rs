@@ -1,10 +1,15 @@
 //! Servers that may not join, and ones that cannot start: each ends at once and says why.
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use atoll_trial::platform::{Node, Origin, Platform};
+use atoll_model::MachineState;
+use atoll_trial::platform::{MachineSpec, Node, Origin, Platform, SOON, see};
+use atoll_trial::visit::Ask;
+use atoll_trial::wait::until;
 
 use crate::support::trial;
 
@@ -25,7 +30,7 @@ role = "client"
 async fn refused(node: &Node, origin: &Origin) -> anyhow::Result<String> {
     let mut command = node.command(origin)?;
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let limit = std::time::Duration::from_secs(20);
+    let limit = Duration::from_secs(20);
     let output = tokio::time::timeout(limit, output).await.context("it did not end")??;
     ensure!(!output.status.success(), "it ended well");
     Ok(String::from_utf8_lossy(&output.stderr).into_owned())
@@ -115,6 +120,86 @@ fn a_taken_port_is_named() {
         let node = Node::new(late, "nrt");
         let said = refused(&node, &Origin::First).await?;
         ensure!(said.contains(":80"), "{said}");
+        Ok(())
+    });
+}
+
+/// How long certificates live in the test of lapsed ones.
+const SHORT_LIFE: Duration = Duration::from_secs(10);
+
+/// Waits until control hears a server, or does not.
+async fn heard(platform: &Platform, name: &str, wanted: bool) -> anyhow::Result<()> {
+    until(&format!("{name} is heard: {wanted}"), SOON, async || {
+        let nodes = platform.client().nodes().await?;
+        let node = nodes.iter().find(|node| node.name.as_str() == name).context("it is not listed")?;
+        ensure!(node.reachable == wanted, "reachable is {}", node.reachable);
+        Ok(())
+    })
+    .await?;
+    Ok(())
+}
+
+#[test]
+fn certificates_are_renewed_and_a_lapsed_server_enrols_again_with_its_machines() {
+    trial("lapsed", PAIR, async |platform| {
+        // From here on control signs for seconds instead of an hour.
+        let life = SHORT_LIFE.as_secs().to_string();
+        let first = platform.node_mut("ams")?;
+        first.end().await?;
+        first.set_arguments(&["--certificate-seconds", &life]);
+        first.start(&Origin::First).await?;
+        let control = platform.nodes_address()?;
+        let token = platform.client().node_token().await?.token;
+        let mut late = Node::new(platform.host("late")?, "nrt");
+        late.start(&Origin::Joins { control, token }).await?;
+        heard(platform, "late", true).await?;
+
+        let site = platform.create_app("hello").await?;
+        let id = platform.create_machine("hello", &MachineSpec { region: "nrt", ..MachineSpec::default() }).await?;
+        platform.in_state("hello", &id, MachineState::Started).await?;
+        let host = platform.host("late")?;
+        let question = Ask { target: Some(late.address(80)?), ..Ask::get(&site, "/") };
+        let (before, _) = until("it is served", SOON, async || see(&host, &question).await).await?;
+
+        // Two lives: each of the two processes is given certificate after certificate.
+        let state = late.state()?;
+        let identity = |role| late.seen_from_outside(&state.join(role).join("identity.pem"));
+        let files = [identity("worker")?, identity("edge")?];
+        let mut kept = [BTreeSet::new(), BTreeSet::new()];
+        until("both have had five certificates", 6 * SHORT_LIFE, async || {
+            for (file, kept) in files.iter().zip(&mut kept) {
+                kept.insert(std::fs::read(file)?);
+            }
+            let had = kept.each_ref().map(BTreeSet::len);
+            ensure!(had.iter().all(|count| *count >= 5), "they have had {had:?}");
+            Ok(())
+        })
+        .await?;
+        heard(platform, "late", true).await?;
+
+        // Away for longer than a life: nobody takes its word any more, and its machine goes on.
+        late.end().await?;
+        tokio::time::sleep(SHORT_LIFE + Duration::from_secs(1)).await;
+        late.start(&Origin::HasJoined).await?;
+        until("it says that its certificate has lapsed", SOON, async || {
+            let log = std::fs::read_to_string(late.host().status()?.logs.join("atoll.log"))?;
+            ensure!(log.contains("has lapsed") && log.contains("atoll join"), "it does not");
+            Ok(())
+        })
+        .await?;
+        heard(platform, "late", false).await?;
+
+        late.end().await?;
+        let token = platform.client().node_token().await?.token;
+        late.start(&Origin::Joins { control, token }).await?;
+        heard(platform, "late", true).await?;
+        let (after, _) = until("it is served again", SOON, async || see(&host, &question).await).await?;
+        ensure!((&after.who.machine, &after.who.boot_id) == (&id, &before.who.boot_id), "another one: {after:?}");
+        let machines = platform.client().machines("hello").await?;
+        ensure!(machines.len() == 1 && machines[0].id.to_string() == id, "{machines:?}");
+        ensure!(nodes(platform).await? == 2, "it is listed twice");
+        // And it is control's to change.
+        platform.stop_machine("hello", &id).await?;
         Ok(())
     });
 }

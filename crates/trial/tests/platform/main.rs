@@ -3,9 +3,11 @@
 mod cli;
 mod deaths;
 mod deploys;
+mod described;
 mod exactly_once;
 mod examples;
 mod faults;
+mod following;
 mod full_disk;
 mod joining;
 mod leaving;
