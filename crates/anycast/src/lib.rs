@@ -1,0 +1,20 @@
+//! Anycast: which addresses this place announces and how, and the guard that sees to it.
+//!
+//! - what is wanted: [`plan`] is what the guard is told, [`planning`] makes plans from an operator's policy
+//!   and from where apps run
+//! - what is announced: [`announcements`], a function of the plan, of how the edge is ([`health`]) and how
+//!   busy ([`load`])
+//! - who announces: [`bird`], the BGP daemon's configuration and control socket
+//! - [`guard`], the process that holds all of it together
+//!
+//! All but `bird::control` and [`guard`] is pure: time comes in as an argument. Nothing here knows the proxy,
+//! beyond that it answers HTTP.
+
+pub mod announcements;
+pub mod bird;
+pub mod guard;
+pub mod health;
+pub mod load;
+pub mod plan;
+pub mod planning;
+pub mod prefix;
