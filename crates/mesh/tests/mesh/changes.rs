@@ -20,25 +20,29 @@ fn a_thousand_address_changes_a_second_lose_no_packet() {
     let flow = Flow::start(&near.namespace, inside(1), echo.at);
     let other = |number: u16| whole(IpAddr::from(Ipv6Addr::new(0xfdaa, 0, 1, 0, 0, 0, number, 2)));
     let peers = [(&near, far.key.public()), (&far, near.key.public())];
-    let began = Instant::now();
-    // One by one, on both sides, as they come from the directory.
-    for number in 0..1_000 {
-        for (node, peer) in peers {
-            node.backend().change_addresses(&[AddressChange::Add { peer, prefix: other(number) }]).unwrap();
+    let (began, mut rounds) = (Instant::now(), 0);
+    // One by one, on both sides, as they come from the directory; for as long as packets flow beside.
+    while rounds < 2 || began.elapsed() < A_SECOND / 2 {
+        for number in 0..1_000 {
+            for (node, peer) in peers {
+                node.backend().change_addresses(&[AddressChange::Add { peer, prefix: other(number) }]).unwrap();
+            }
         }
-    }
-    for number in 0..1_000 {
-        for (node, peer) in peers {
-            node.backend().change_addresses(&[AddressChange::Remove { peer, prefix: other(number) }]).unwrap();
+        for number in 0..1_000 {
+            for (node, peer) in peers {
+                node.backend().change_addresses(&[AddressChange::Remove { peer, prefix: other(number) }]).unwrap();
+            }
         }
+        rounds += 1;
     }
     let took = began.elapsed();
     let counted = flow.stop();
     assert!(counted.lost == 0 && counted.sent > 100, "{kinds:?}: {counted:?}");
-    eprintln!("{kinds:?}: 4000 changes in {took:?} beside {} packets", counted.sent);
-    // Two thousand a node; an emulated processor is given its time.
-    let limit = if kinds.contains(&Kind::Kernel) { 10 } else { 2 };
-    assert!(took < Duration::from_secs(limit), "{kinds:?}: {took:?}");
+    let rate = f64::from(rounds * 2_000) / took.as_secs_f64();
+    eprintln!("{kinds:?}: {rate:.0} changes a second on each node beside {} packets", counted.sent);
+    // An emulated processor is given its time.
+    let wanted = if kinds.contains(&Kind::Kernel) { 200.0 } else { 1_000.0 };
+    assert!(rate > wanted, "{kinds:?}: {rate:.0}");
 }
 
 #[test]
