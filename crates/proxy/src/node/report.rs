@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use atoll_catalogue::Snapshot;
 use atoll_model::MachineId;
+use tokio::sync::watch;
 
 use super::machine::Machine;
 use crate::core::Edge;
@@ -32,7 +34,11 @@ async fn report(edge: &Edge) {
         let mut now = usage(edge);
         if closed(&now).eq(closed(&last)) {
             // Nobody waits for it: many changes become one report.
-            tokio::time::sleep(edge.config.timeouts.load_report).await;
+            let due = tokio::time::sleep(edge.config.timeouts.load_report);
+            tokio::select! {
+                () = due => {}
+                () = door_moves(edge, &mut changes, &last) => {}
+            }
             now = usage(edge);
         }
         if now == last {
@@ -48,6 +54,17 @@ async fn report(edge: &Edge) {
     }
 }
 
+/// Returns when a door has been opened or closed since `last`; doors follow their rows meanwhile.
+async fn door_moves(edge: &Edge, changes: &mut watch::Receiver<u64>, last: &Usage) {
+    while changes.changed().await.is_ok() {
+        if !closed(&usage_of_known(edge, &edge.surroundings.routes.snapshot())).eq(closed(last)) {
+            return;
+        }
+    }
+    // Without news no door moves.
+    std::future::pending().await
+}
+
 /// Looks at every machine of this node that has been used or is cordoned, and closes the doors of
 /// the cordoned ones.
 fn usage(edge: &Edge) -> Usage {
@@ -56,6 +73,11 @@ fn usage(edge: &Edge) -> Usage {
     for row in snapshot.machines().filter(|row| row.cordoned && row.node == edge.config.node) {
         edge.machines.enter(row);
     }
+    usage_of_known(edge, &snapshot)
+}
+
+/// The same without those that nobody used yet: the catalogue is large, this node's part of it is not.
+fn usage_of_known(edge: &Edge, snapshot: &Snapshot) -> Usage {
     let machines = edge.machines.all();
     let look = |(id, machine): (&MachineId, &Arc<Machine>)| {
         let cordoned = snapshot.machine(id).is_some_and(|row| row.cordoned);
