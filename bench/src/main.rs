@@ -13,6 +13,7 @@ mod runc;
 mod scene;
 mod stages;
 mod wake;
+mod withdrawal;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -40,6 +41,7 @@ enum Bench {
     Footprint,
     Catalogue,
     Dns,
+    Withdrawal,
 }
 
 impl Bench {
@@ -51,6 +53,7 @@ impl Bench {
             Self::Footprint => "footprint",
             Self::Catalogue => "catalogue",
             Self::Dns => "dns",
+            Self::Withdrawal => "withdrawal",
         }
     }
 
@@ -62,6 +65,7 @@ impl Bench {
             Self::Footprint => footprint::run().await,
             Self::Catalogue => catalogue::run().await,
             Self::Dns => dns::run().await,
+            Self::Withdrawal => withdrawal::run().await,
         }
     }
 }

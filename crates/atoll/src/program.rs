@@ -15,6 +15,7 @@ use crate::node::options::{ServerOptions, with_file};
 use crate::node::restore::restore;
 use crate::node::{join, launch};
 use crate::roles;
+use crate::roles::guard::GuardCommand;
 
 /// Open edge app platform: apps from a folder with a fly.toml, near their users, on your own servers
 #[derive(Parser, Debug)]
@@ -42,6 +43,8 @@ enum TopCommand {
         role: String,
         state: PathBuf,
     },
+    #[command(hide = true)]
+    Guard(GuardCommand),
     #[command(flatten)]
     Client(atoll_cli::Command),
 }
@@ -77,6 +80,10 @@ pub fn main() -> ExitCode {
             }
         }
         TopCommand::Role { role, state } => match roles::run(&role, state) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, Outcome::Failed),
+        },
+        TopCommand::Guard(command) => match roles::guard::run(command, program.json) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, Outcome::Failed),
         },

@@ -3,12 +3,14 @@
 //!
 //! - [`platform`]: a lab world with servers in it, and what can be done to them
 //! - [`visit`]: one request from a host; [`load`]: many, with the fate of each
+//! - [`guard`]: the guard and a real BGP daemon on a node
 //! - [`demo`]: the demonstration
 //! - [`faults`]: what the death of each process may cost; [`persist`]: whoever notices
 //! - [`wait`], [`programs`]: conditions and files
 
 pub mod demo;
 pub mod faults;
+pub mod guard;
 pub mod load;
 pub mod persist;
 pub mod platform;

@@ -4,6 +4,7 @@
 mod catalogue;
 mod control;
 mod edge;
+pub mod guard;
 mod images;
 mod metrics;
 mod renewal;

@@ -1,0 +1,206 @@
+//! From a fault to the route gone in the neighbouring router's kernel, detection included.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+use tokio::process::Command;
+
+use atoll_lab::routes::RouteWatch;
+use atoll_trial::guard::{Guard, PREFIX, WORLD, changed_within, is_about, time_until_gone};
+use atoll_trial::platform::{Origin, Platform, Role};
+use atoll_trial::wait::until;
+
+use crate::figure::{Figure, Figures, Samples};
+
+const RUNS: usize = 20;
+/// Kills of control and worker, and upgrades of the guard, each.
+const HARMLESS_RUNS: usize = 5;
+/// In which a harmless event would have shown harm.
+const QUIET: Duration = Duration::from_secs(1);
+const FULL_CPU: Duration = Duration::from_secs(600);
+/// Threads in the node's host that compute for nothing.
+const BURDEN: usize = 16;
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy)]
+enum Fault {
+    EdgeKilled,
+    EdgeHung,
+    NodeFrozen,
+    LinkCut,
+    BgpKilled,
+}
+
+struct Scene {
+    platform: Platform,
+    guard: Guard,
+    watch: RouteWatch,
+}
+
+pub async fn run() -> anyhow::Result<Figures> {
+    let platform = Platform::start(WORLD).await?;
+    let guard = Guard::start(&platform.host("ams")?, &platform.host("east")?).await?;
+    guard.announced().await?;
+    let watch = guard.watch().await?;
+    let mut scene = Scene { platform, guard, watch };
+    let real_time = scene.guard.report()?["real_time"] == true;
+    ensure!(real_time, "the guard was refused real-time priority: the figures would be those of a busy machine");
+
+    let mut figures = Figures::new();
+    for (p50, p99, fault) in [
+        ("edge_killed_p50_ms", "edge_killed_p99_ms", Fault::EdgeKilled),
+        ("edge_hung_p50_ms", "edge_hung_p99_ms", Fault::EdgeHung),
+        ("node_frozen_p50_ms", "node_frozen_p99_ms", Fault::NodeFrozen),
+        ("link_cut_p50_ms", "link_cut_p99_ms", Fault::LinkCut),
+        ("bgp_killed_p50_ms", "bgp_killed_p99_ms", Fault::BgpKilled),
+    ] {
+        let mut taken = Vec::new();
+        for _ in 0..RUNS {
+            taken.push(scene.strike(fault).await.with_context(|| p50)?);
+        }
+        let taken = milliseconds(taken);
+        // The target is of the median, the gate of the worst of a hundred.
+        figures.push((p50, Figure::new(taken.p50(), "ms").held_to(500.0, 200.0)));
+        figures.push((p99, Figure::new(taken.p99(), "ms").held_to(500.0, 500.0)));
+    }
+    let unwanted = scene.harmless().await? as f64;
+    figures.push(("unwanted_withdrawals", Figure::new(unwanted, "").held_to(0.0, 0.0)));
+    let mut lowered = Vec::new();
+    for _ in 0..RUNS {
+        lowered.push(scene.overload().await?);
+    }
+    figures.push(("overloaded_preference_p50_ms", Figure::new(milliseconds(lowered).p50(), "ms")));
+    let alarms = scene.full_cpu().await? as f64;
+    figures.push(("bfd_false_alarms_10min", Figure::new(alarms, "").held_to(0.0, 0.0)));
+    Ok(figures)
+}
+
+impl Scene {
+    /// One fault, from just before it; ends with the place announced again.
+    async fn strike(&mut self, fault: Fault) -> anyhow::Result<Duration> {
+        let Self { platform, guard, watch } = self;
+        let host = platform.host("ams")?;
+        let taken = match fault {
+            Fault::EdgeKilled => {
+                // For good: behind the supervisor's socket the next edge would answer before anyone noticed.
+                let node = platform.node_mut("ams")?;
+                let edge = node.pid(Role::Edge)?;
+                let kill = async || {
+                    node.kill_supervisor().await?;
+                    node.signal(edge, "KILL").await
+                };
+                let taken = time_until_gone(watch, PREFIX.0, kill).await?;
+                platform.node_mut("ams")?.start(&Origin::First).await?;
+                // Its memory of flaps is what makes the real one wait longer each time.
+                guard.restart().await?;
+                taken
+            }
+            Fault::EdgeHung => {
+                let node = platform.node("ams")?;
+                let edge = node.pid(Role::Edge)?;
+                let taken = time_until_gone(watch, PREFIX.0, async || node.signal(edge, "STOP").await).await?;
+                node.signal(edge, "CONT").await?;
+                guard.restart().await?;
+                taken
+            }
+            Fault::NodeFrozen => {
+                let taken = time_until_gone(watch, PREFIX.0, async || Ok(host.pause().await?)).await?;
+                host.resume().await?;
+                taken
+            }
+            Fault::LinkCut => {
+                let taken = time_until_gone(watch, PREFIX.0, async || Ok(platform.lab().cut("east", "ams").await?));
+                let taken = taken.await?;
+                platform.lab().heal_all().await?;
+                taken
+            }
+            Fault::BgpKilled => {
+                let bird = guard.pid("bird")?;
+                time_until_gone(watch, PREFIX.0, async || guard.signal(bird, "KILL").await).await?
+            }
+        };
+        guard.announced().await?;
+        Ok(taken)
+    }
+
+    /// How often events that concern nobody's traffic withdrew the place.
+    async fn harmless(&mut self) -> anyhow::Result<usize> {
+        let Self { platform, guard, watch } = self;
+        let node = platform.node("ams")?;
+        let mut withdrawn = 0;
+        for _ in 0..HARMLESS_RUNS {
+            for role in [Role::Control, Role::Worker] {
+                let old = node.kill(role).await?;
+                withdrawn += usize::from(deleted_within(watch, QUIET).await);
+                node.replaced(role, old).await?;
+            }
+            guard.upgrade().await?;
+            until("the newer guard runs", LIMIT, async || {
+                ensure!(guard.runs_latest()?, "the older one runs");
+                Ok(())
+            })
+            .await?;
+            withdrawn += usize::from(deleted_within(watch, QUIET).await);
+            guard.announced().await?;
+        }
+        Ok(withdrawn)
+    }
+
+    /// From the beginning of a burden until the neighbour knows of a longer path.
+    async fn overload(&mut self) -> anyhow::Result<Duration> {
+        let host = self.platform.host("ams")?;
+        self.prepended(false).await?;
+        let began = Instant::now();
+        host.overload(BURDEN).await?;
+        self.prepended(true).await?;
+        let taken = began.elapsed();
+        host.overload(0).await?;
+        Ok(taken)
+    }
+
+    /// Waits until the path that the neighbour has is longer than one, or is not.
+    async fn prepended(&self, wanted: bool) -> anyhow::Result<()> {
+        let socket = self.platform.host("east")?.disk()?.with_file_name("bgp").join("bird.sock");
+        until("the preference is as wanted", LIMIT, async || {
+            let mut command = Command::new("/usr/sbin/birdc");
+            command.arg("-s").arg(&socket).args(["show", "route", "all", "for", &PREFIX.0.to_string()]);
+            let output = command.output().await?;
+            let prepended = String::from_utf8_lossy(&output.stdout).contains("65001 65001");
+            ensure!(prepended == wanted, "prepended: {prepended}");
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// How often the place was withdrawn while every processor of its host had more to do than it can.
+    async fn full_cpu(&mut self) -> anyhow::Result<usize> {
+        let host = self.platform.host("ams")?;
+        // Load may do what it should; here only life and death count.
+        self.guard.change_plan(|plan| plan["edge"]["slow"] = json!({"busy_ms": 60_000, "overloaded_ms": 60_000}))?;
+        self.guard.announced().await?;
+        host.overload(BURDEN).await?;
+        let (end, mut alarms) = (Instant::now() + FULL_CPU, 0);
+        while deleted_within(&mut self.watch, end.saturating_duration_since(Instant::now())).await {
+            alarms += 1;
+        }
+        host.overload(0).await?;
+        Ok(alarms)
+    }
+}
+
+/// Whether the route was deleted within a time.
+async fn deleted_within(watch: &mut RouteWatch, time: Duration) -> bool {
+    let end = Instant::now() + time;
+    while let Some(change) = changed_within(watch, PREFIX.0, end.saturating_duration_since(Instant::now())).await {
+        if is_about(&change, PREFIX.0) && change.deleted {
+            return true;
+        }
+    }
+    false
+}
+
+fn milliseconds(taken: Vec<Duration>) -> Samples {
+    taken.into_iter().map(|taken| taken.as_secs_f64() * 1e3).collect()
+}

@@ -1,0 +1,180 @@
+//! The guard beside a real server, announcing to a real router in a lab world: what withdraws a place, and what
+//! must not. Needs root.
+//!
+//! Times are printed, not held to the budget: that is the bench's task, on a machine that does nothing else.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+
+use atoll_trial::guard::{APP_ADDRESS, Guard, PREFIX, WORLD, changed_within, next_hop, time_until_gone};
+use atoll_trial::platform::{Origin, Platform, Role};
+use atoll_trial::wait::until;
+
+/// On a machine that does much else.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Withdrawing takes at most a few hundred milliseconds: after this long it will not come.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Runs a test with a server and a guard that announces; prints the guard's log if it fails.
+#[track_caller]
+fn with_guard(test: impl AsyncFnOnce(&mut Platform, &mut Guard) -> anyhow::Result<()>) {
+    assert!(rustix::process::geteuid().is_root(), "these tests start servers in network namespaces: run them as root");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut platform = Platform::start(WORLD).await.unwrap();
+        let (node, east) = (platform.host("ams").unwrap(), platform.host("east").unwrap());
+        let mut guard = Guard::start(&node, &east).await.unwrap();
+        let outcome = match guard.announced().await {
+            Ok(()) => test(&mut platform, &mut guard).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            let log = guard.log().unwrap_or_else(|error| error.to_string());
+            panic!("{error:#}\nthe guard's log:\n{log}");
+        }
+    });
+}
+
+#[test]
+fn a_place_that_does_not_serve_is_withdrawn_and_returns_when_it_does() {
+    with_guard(async |platform, guard| {
+        let node = platform.node("ams")?;
+        let mut watch = guard.watch().await?;
+        let edge = node.pid(Role::Edge)?;
+        let gone = time_until_gone(&mut watch, PREFIX.0, async || node.signal(edge, "STOP").await).await?;
+        println!("edge hung: gone after {gone:?}");
+        ensure!(changed_within(&mut watch, PREFIX.0, QUIET).await.is_none(), "a hung edge was announced again");
+        node.signal(edge, "CONT").await?;
+        guard.announced().await?;
+
+        let bird = guard.pid("bird")?;
+        let gone = time_until_gone(&mut watch, PREFIX.0, async || guard.signal(bird, "KILL").await).await?;
+        println!("bird killed: gone after {gone:?}");
+        guard.announced().await?;
+
+        let pid = guard.pid("pid")?;
+        let gone = time_until_gone(&mut watch, PREFIX.0, async || guard.signal(pid, "KILL").await).await?;
+        println!("guard killed: gone after {gone:?}");
+        guard.restart().await?;
+        guard.announced().await?;
+
+        let gone = time_until_gone(&mut watch, PREFIX.0, async || Ok(node.host().pause().await?)).await?;
+        println!("node frozen: gone after {gone:?}");
+        node.host().resume().await?;
+        guard.announced().await?;
+
+        let cut = time_until_gone(&mut watch, PREFIX.0, async || Ok(platform.lab().cut("east", "ams").await?)).await?;
+        println!("link cut: gone after {cut:?}");
+        platform.lab().heal_all().await?;
+        guard.announced().await?;
+
+        // With its supervisor: one that is started again at once, behind the same socket, is not missed.
+        let node = platform.node_mut("ams")?;
+        let edge = node.pid(Role::Edge)?;
+        let gone = time_until_gone(&mut watch, PREFIX.0, async || {
+            node.kill_supervisor().await?;
+            node.signal(edge, "KILL").await
+        })
+        .await?;
+        println!("edge killed for good: gone after {gone:?}");
+        node.start(&Origin::First).await?;
+        guard.announced().await?;
+
+        let east = platform.host("east")?;
+        guard.change_plan(|plan| plan["drain"] = json!({"places_left": 2}))?;
+        until("a drained place is withdrawn", LIMIT, async || {
+            ensure!(next_hop(&east, PREFIX.0).await?.is_none(), "it is announced");
+            Ok(())
+        })
+        .await?;
+        ensure!(guard.report()?["reason"] == "draining", "{}", guard.report()?);
+        Ok(())
+    });
+}
+
+#[test]
+fn nothing_else_withdraws_a_place() {
+    with_guard(async |platform, guard| {
+        let node = platform.node("ams")?;
+        let mut watch = guard.watch().await?;
+        node.kill(Role::Control).await?;
+        node.kill(Role::Worker).await?;
+        let (before, bird) = (guard.pid("pid")?, guard.pid("bird")?);
+        guard.upgrade().await?;
+        until("the newer program runs", LIMIT, async || {
+            ensure!(guard.runs_latest()?, "the older one runs");
+            ensure!(guard.log()?.contains("upgraded in place"), "the log does not say so");
+            Ok(())
+        })
+        .await?;
+
+        std::fs::remove_file(guard.plan_file())?;
+        guard.write_plan(b"{\"generation\": 9")?;
+        until("nonsense is refused", LIMIT, async || {
+            let refused = guard.report()?["plan_refused"].as_str().unwrap_or_default().to_owned();
+            ensure!(refused.contains("plan.json is no plan"), "it says {refused:?}");
+            Ok(())
+        })
+        .await?;
+        // Without a word why it is gone, and by somebody who has no other place.
+        guard.change_plan(|plan| plan["prefixes"] = json!([]))?;
+        let prefix = format!("{}/{}", PREFIX.0, PREFIX.1);
+        guard.change_plan(|plan| plan["given_up"] = json!({(prefix): {"planned": {"places_left": 0}}}))?;
+        until("a plan for the last place is refused", LIMIT, async || {
+            let refused = guard.report()?["plan_refused"].as_str().unwrap_or_default().to_owned();
+            ensure!(refused.contains("last place"), "it says {refused:?}");
+            Ok(())
+        })
+        .await?;
+
+        let change = changed_within(&mut watch, PREFIX.0, QUIET).await;
+        ensure!(change.is_none(), "the route changed: {change:?}");
+        ensure!((guard.pid("pid")?, guard.pid("bird")?) == (before, bird), "the processes are others");
+
+        // What an upgrade took over goes on guarding.
+        let gone = time_until_gone(&mut watch, PREFIX.0, async || guard.signal(before, "KILL").await).await?;
+        println!("upgraded guard killed: gone after {gone:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_apps_address_comes_and_goes_by_plan_and_a_busy_place_is_liked_less() {
+    with_guard(async |platform, guard| {
+        let (east, app) = (platform.host("east")?, format!("{APP_ADDRESS}/32"));
+        let covering = guard.plan()["prefixes"].clone();
+        let mut watch = guard.watch().await?;
+        guard.change_plan(|plan| plan["prefixes"] = json!([covering[0], app]))?;
+        watch.until(LIMIT, |change| change.address == APP_ADDRESS && change.length == 32 && !change.deleted).await?;
+        let gone = time_until_gone(&mut watch, APP_ADDRESS, async || {
+            guard.change_plan(|plan| {
+                plan["prefixes"] = covering.clone();
+                plan["given_up"] = json!({app.clone(): "nothing_serves"});
+            })
+        })
+        .await?;
+        println!("an app's address given up: gone after {gone:?}");
+        guard.announced().await?;
+
+        // Any answer is slow by this measure: the place is busy for good.
+        guard.change_plan(|plan| plan["edge"]["slow"] = json!({"busy_ms": 1, "overloaded_ms": 1_000}))?;
+        let path = async || {
+            let socket = east.disk()?.with_file_name("bgp").join("bird.sock");
+            let mut command = tokio::process::Command::new("/usr/sbin/birdc");
+            let output = command.arg("-s").arg(socket).args(["show", "route", "all", "for", "198.51.100.1"]).output();
+            Ok::<_, anyhow::Error>(String::from_utf8(output.await?.stdout)?)
+        };
+        platform.node("ams")?.host().overload(16).await?;
+        until("the path is longer and the wish is told", LIMIT, async || {
+            let told = path().await?;
+            ensure!(told.contains("65001 65001 65001 65001") && told.contains("(65535,0)"), "{told}");
+            Ok(())
+        })
+        .await
+        .with_context(|| format!("{:?}", guard.report()))?;
+        ensure!(next_hop(&east, PREFIX.0).await?.is_some(), "a busy place was withdrawn");
+        Ok(())
+    });
+}
