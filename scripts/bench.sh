@@ -20,11 +20,14 @@ scripts/bench-images.sh
 cargo build --release -p atoll
 cargo build --release -p atoll-catalogue --example footprint
 cargo build --release -p atoll-dns --example authority
+cargo build --release -p atoll-bench-tunnels
 cargo build --profile lab -p atoll-lab -p atoll-trial -p atoll-bench
 
 export ATOLL_BIN=$CARGO_TARGET_DIR/release/atoll
 export ATOLL_CATALOGUE_FOOTPRINT=$CARGO_TARGET_DIR/release/examples/footprint
 export ATOLL_DNS_AUTHORITY=$CARGO_TARGET_DIR/release/examples/authority
+export ATOLL_MESH_TUNNEL=$CARGO_TARGET_DIR/release/atoll-tunnel
+export ATOLL_BORINGTUN_DEVICE=$CARGO_TARGET_DIR/release/boringtun-device
 only=()
 [ -z "${1:-}" ] || only=(--only "$1")
 exec "$CARGO_TARGET_DIR/lab/atoll-bench" "${only[@]}"

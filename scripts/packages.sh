@@ -11,6 +11,7 @@ packages=(
     skopeo buildah umoci        # foreign image tools that must work with our registry
     postgresql                  # the second engine of the store
     runc                        # the peer in the start benchmark
+    wireguard-go iperf3 ethtool # the mesh benchmark: a peer, its load, cards that cut nothing
     mmdebstrap                  # example images made of Debian packages
     e2fsprogs                   # disks of the lab's virtual machines
     dnsperf                     # asks both DNS servers of the dns benchmark

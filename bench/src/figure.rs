@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// One figure. Where there is a `ratio`, gate and target speak of it, else of the value; lower is
-/// better everywhere.
+/// better unless it says otherwise.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 pub struct Figure {
     pub value: f64,
@@ -16,6 +16,9 @@ pub struct Figure {
     pub peer: Option<f64>,
     /// Value by peer.
     pub ratio: Option<f64>,
+    /// Whether gate and target are the least that is wanted, not the most.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub more_is_better: bool,
 }
 
 /// A bench's figures by their keys, in the order in which they are shown.
@@ -23,11 +26,16 @@ pub type Figures = Vec<(&'static str, Figure)>;
 
 impl Figure {
     pub fn new(value: f64, unit: &'static str) -> Self {
-        Self { value: rounded(value), unit, gate: None, target: None, peer: None, ratio: None }
+        Self { value: rounded(value), unit, gate: None, target: None, peer: None, ratio: None, more_is_better: false }
     }
 
     pub fn held_to(self, gate: f64, target: f64) -> Self {
         Self { gate: Some(gate), target: Some(target), ..self }
+    }
+
+    /// As `held_to`, of what is to be large.
+    pub fn at_least(self, gate: f64, target: f64) -> Self {
+        Self { more_is_better: true, ..self.held_to(gate, target) }
     }
 
     pub fn against(self, peer: f64) -> Self {
@@ -36,7 +44,8 @@ impl Figure {
 
     /// Whether the gate was held; none without a gate.
     pub fn held(&self) -> Option<bool> {
-        self.gate.map(|gate| self.ratio.unwrap_or(self.value) <= gate)
+        let judged = self.ratio.unwrap_or(self.value);
+        self.gate.map(|gate| if self.more_is_better { judged >= gate } else { judged <= gate })
     }
 }
 
@@ -88,6 +97,13 @@ mod tests {
         let compared = Figure::new(9.0, "ms").held_to(0.75, 0.4).against(10.0);
         assert_eq!((compared.held(), compared.ratio), (Some(false), Some(0.9)));
         assert_eq!(Figure::new(9.0, "ms").held(), None);
+    }
+
+    #[test]
+    fn what_is_to_be_large_is_held_from_below() {
+        let fast = Figure::new(1.8, "Gbit/s").at_least(2.0, 3.0);
+        assert_eq!((fast.against(0.6).held(), fast.against(1.0).held()), (Some(true), Some(false)));
+        assert_eq!(Figure::new(f64::NAN, "Gbit/s").at_least(2.0, 3.0).held(), Some(false));
     }
 
     #[test]

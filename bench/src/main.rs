@@ -8,6 +8,7 @@ mod dns;
 mod figure;
 mod footprint;
 mod machine_start;
+mod mesh;
 mod report;
 mod runc;
 mod scene;
@@ -42,6 +43,7 @@ enum Bench {
     Catalogue,
     Dns,
     Withdrawal,
+    Mesh,
 }
 
 impl Bench {
@@ -54,6 +56,7 @@ impl Bench {
             Self::Catalogue => "catalogue",
             Self::Dns => "dns",
             Self::Withdrawal => "withdrawal",
+            Self::Mesh => "mesh",
         }
     }
 
@@ -66,6 +69,8 @@ impl Bench {
             Self::Catalogue => catalogue::run().await,
             Self::Dns => dns::run().await,
             Self::Withdrawal => withdrawal::run().await,
+            // Blocks on programs and sockets in namespaces; nothing else runs meanwhile.
+            Self::Mesh => tokio::task::spawn_blocking(mesh::run).await?,
         }
     }
 }

@@ -25,7 +25,8 @@ fn main() -> std::io::Result<()> {
     archives()?;
     catalogue()?;
     frames()?;
-    questions()
+    questions()?;
+    mesh()
 }
 
 /// DNS messages: questions with what clients say of themselves, and a resolver's answer.
@@ -217,4 +218,20 @@ fn frames() -> std::io::Result<()> {
     encoded(frame::encode_control(&mut shim, &ToShim::Request { request: 1, ask: Ask::Stats }))?;
     encoded(frame::encode_control(&mut shim, &FromShim::Machine(Phase::Starting)))?;
     put("guest_frames", "shim", &shim)
+}
+
+/// One datagram of each kind, and an IP packet of each family. Those of handshakes are genuine: they
+/// come from the peer that the target's node knows.
+fn mesh() -> std::io::Result<()> {
+    for (name, datagram) in atoll_mesh::fuzz::seeds() {
+        // The first byte says how long each datagram is.
+        let length = u8::try_from(datagram.len()).unwrap_or(u8::MAX);
+        put("mesh_datagrams", name, &[&[length], datagram.as_slice()].concat())?;
+    }
+    let mut v6 = vec![0; 60];
+    (v6[0], v6[5], v6[24], v6[25]) = (0x60, 20, 0xfd, 0xaa);
+    put("mesh_packet", "ipv6", &v6)?;
+    let mut v4 = vec![0; 28];
+    (v4[0], v4[3], v4[16]) = (0x45, 28, 10);
+    put("mesh_packet", "ipv4", &v4)
 }

@@ -16,7 +16,7 @@ pub struct Target {
 }
 
 /// All of them, by name.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 19] = [
     Target { name: "access_token", run: targets::access_token },
     Target { name: "backhaul_headers", run: targets::backhaul_headers },
     Target { name: "catalogue_message", run: targets::catalogue_message },
@@ -34,4 +34,6 @@ pub const TARGETS: [Target; 17] = [
     Target { name: "machine_body", run: targets::machine_body },
     Target { name: "machine_log", run: targets::machine_log },
     Target { name: "manifest", run: targets::manifest },
+    Target { name: "mesh_datagrams", run: targets::mesh_datagrams },
+    Target { name: "mesh_packet", run: targets::mesh_packet },
 ];

@@ -155,3 +155,13 @@ pub fn machine_log(bytes: &[u8]) {
 pub fn manifest(bytes: &[u8]) {
     atoll_manifest::fuzz(bytes);
 }
+
+/// Datagrams on the mesh's port.
+pub fn mesh_datagrams(bytes: &[u8]) {
+    atoll_mesh::fuzz::datagrams(bytes);
+}
+
+/// A machine's packet on its way into the mesh.
+pub fn mesh_packet(bytes: &[u8]) {
+    atoll_mesh::fuzz::packet(bytes);
+}
