@@ -5,6 +5,7 @@ use http::Method;
 use serde_json::json;
 
 use atoll_client::{Client, ClientError};
+use atoll_model::MachineState;
 use atoll_model::wire::TokenRequest;
 use atoll_trial::platform::{MachineSpec, ONE_REGION, Said};
 
@@ -24,6 +25,7 @@ fn tokens_do_what_their_role_may_and_nothing_else() {
         platform.create_app("hello").await?;
         let spec = MachineSpec { region: "ams", ..MachineSpec::default() };
         let machine = platform.create_machine("hello", &spec).await?;
+        platform.in_state("hello", &machine, MachineState::Started).await?;
         let owner = platform.client();
         let made = owner
             .token_create(&TokenRequest { name: "looker".into(), role: "read-only".into(), expires_in: None })
