@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use serde_json::json;
 
 use atoll_trial::guard::{APP_ADDRESS, Guard, PREFIX, WORLD, changed_within, next_hop, time_until_gone};
@@ -141,9 +141,9 @@ fn nothing_else_withdraws_a_place() {
 }
 
 #[test]
-fn an_apps_address_comes_and_goes_by_plan_and_a_busy_place_is_liked_less() {
-    with_guard(async |platform, guard| {
-        let (east, app) = (platform.host("east")?, format!("{APP_ADDRESS}/32"));
+fn an_apps_address_comes_and_goes_by_plan() {
+    with_guard(async |_platform, guard| {
+        let app = format!("{APP_ADDRESS}/32");
         let covering = guard.plan()["prefixes"].clone();
         let mut watch = guard.watch().await?;
         guard.change_plan(|plan| plan["prefixes"] = json!([covering[0], app]))?;
@@ -158,23 +158,6 @@ fn an_apps_address_comes_and_goes_by_plan_and_a_busy_place_is_liked_less() {
         println!("an app's address given up: gone after {gone:?}");
         guard.announced().await?;
 
-        // Any answer is slow by this measure: the place is busy for good.
-        guard.change_plan(|plan| plan["edge"]["slow"] = json!({"busy_ms": 1, "overloaded_ms": 1_000}))?;
-        let path = async || {
-            let socket = east.disk()?.with_file_name("bgp").join("bird.sock");
-            let mut command = tokio::process::Command::new("/usr/sbin/birdc");
-            let output = command.arg("-s").arg(socket).args(["show", "route", "all", "for", "198.51.100.1"]).output();
-            Ok::<_, anyhow::Error>(String::from_utf8(output.await?.stdout)?)
-        };
-        platform.node("ams")?.host().overload(16).await?;
-        until("the path is longer and the wish is told", LIMIT, async || {
-            let told = path().await?;
-            ensure!(told.contains("65001 65001 65001 65001") && told.contains("(65535,0)"), "{told}");
-            Ok(())
-        })
-        .await
-        .with_context(|| format!("{:?}", guard.report()))?;
-        ensure!(next_hop(&east, PREFIX.0).await?.is_some(), "a busy place was withdrawn");
         Ok(())
     });
 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
 use atoll_model::wire::NodeSummary;
 use atoll_trial::load::{RunningLoad, Shot, Tally};
-use atoll_trial::platform::{MachineSpec, Platform, Release, SOON};
+use atoll_trial::platform::{MachineSpec, Platform, Release, SOON, THREE_REGIONS, see};
+use atoll_trial::visit::{Ask, ask};
 use atoll_trial::wait::until;
 
 use crate::support::trial;
@@ -35,6 +37,8 @@ city = "Berlin"
 role = "client"
 "#;
 const RATE: u32 = 40;
+/// An answer that comes takes a hundredth of it.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 async fn node(platform: &Platform, name: &str) -> anyhow::Result<NodeSummary> {
     let nodes = platform.client().nodes().await?;
@@ -170,6 +174,37 @@ fn a_server_that_leaves_leaves_nothing_on_its_host() {
         }
         let again = node.run(&program, &["leave", "--state", &state]).await?;
         ensure!(String::from_utf8_lossy(&again.stderr).contains("has left"), "{again:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_revoked_server_is_accepted_by_nobody() {
+    trial("revoked", THREE_REGIONS, async |platform| {
+        let site = platform.create_app("hello").await?;
+        let spec = MachineSpec { region: "ams", ..MachineSpec::default() };
+        platform.create_machine("hello", &spec).await?;
+        let (osaka, berlin) = (platform.host("osaka")?, platform.host("berlin")?);
+        let seen = platform.served("osaka", &site).await?;
+        ensure!(seen.edge == "nrt", "the edge {} forwarded", seen.edge);
+
+        let said = platform.atoll(Path::new("/"), &["node", "revoke", "nrt"]).await?;
+        ensure!(said.code == Some(0), "the revocation: {said:?}");
+        // Its connection is open and its certificate good for an hour.
+        until("nothing that it forwards is answered", SOON, async || {
+            // Without an answer it holds the request, in case a way to the machine comes back.
+            let answer = tokio::time::timeout(PATIENCE, ask(&osaka, &Ask::get(&site, "/"))).await;
+            if let Ok(Ok(answer)) = answer {
+                ensure!(!answer.status.is_success(), "{}", answer.status);
+            }
+            Ok(())
+        })
+        .await?;
+        ensure!(node(platform, "nrt").await?.state == atoll_model::row::NodeState::Revoked, "it is not revoked");
+        see(&berlin, &Ask::get(&site, "/")).await?;
+        let spec = MachineSpec { region: "nrt", ..MachineSpec::default() };
+        let placed = platform.create_machine("hello", &spec).await;
+        ensure!(placed.is_err(), "a machine was placed there: {placed:?}");
         Ok(())
     });
 }
