@@ -49,7 +49,8 @@ pub async fn remove_traces(state_dir: &Path, instance: u32, driver: &dyn Driver)
             .await
             .map_err(|source| TracesError::Machine { machine: *machine, source })?;
     }
-    let config = NetworkConfig { instance, state_dir: state_dir.to_owned(), block: None, ready_namespaces: 0 };
+    let config =
+        NetworkConfig { instance, state_dir: state_dir.to_owned(), block: None, ready_namespaces: 0, mesh: None };
     HostNetworks::open(config).await?.remove_all().await?;
     remove_cgroups(Path::new(CGROUPS), &prefix)?;
     Ok(machines.len())

@@ -182,7 +182,8 @@ fn cgroup_roots() -> Vec<PathBuf> {
 }
 
 async fn networks(state: &Path, instance: u32) -> HostNetworks {
-    let config = NetworkConfig { instance, state_dir: state.to_path_buf(), block: None, ready_namespaces: 2 };
+    let config =
+        NetworkConfig { instance, state_dir: state.to_path_buf(), block: None, ready_namespaces: 2, mesh: None };
     HostNetworks::open(config).await.unwrap()
 }
 

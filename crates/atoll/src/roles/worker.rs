@@ -47,9 +47,14 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let images = NodeImages::new(images, control.clone())?;
     let keys = FileKeys::open_or_create(&own.join("root.key")).context("cannot open the node's key")?;
     let instance = u32::from_str_radix(node.mark(), 16).context("the instance in node.json is not hex")?;
-    let networks =
-        HostNetworks::open(NetworkConfig { instance, state_dir: own.clone(), block: None, ready_namespaces: 4 })
-            .await?;
+    let networks = HostNetworks::open(NetworkConfig {
+        instance,
+        state_dir: own.clone(),
+        block: None,
+        ready_namespaces: 4,
+        mesh: None,
+    })
+    .await?;
     let driver = ContainerDriver::new(&own.join("bin")).context("cannot prepare the container driver")?;
     let config = WorkerConfig {
         state_dir: own.clone(),

@@ -11,6 +11,9 @@
 //! ([`rules`]). Interfaces of one private network share an interface group, which is all that the
 //! start of a machine has to set; nothing on that path runs a program or waits for ARP.
 //!
+//! Machines of other nodes are reached through the mesh, whose interface another process owns
+//! ([`MeshFace`]).
+//!
 //! Names derive from the instance and the slot, so that a later agent finds everything again.
 //! Interface names have 15 characters at most: `atl`, the instance's 8 hex, 4 for the slot.
 
@@ -23,7 +26,7 @@ mod rules;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -48,6 +51,20 @@ pub struct NetworkConfig {
     pub block: Option<Ipv4Net>,
     /// Namespaces kept ready for the next starts. Default 4.
     pub ready_namespaces: usize,
+    /// Where machines reach those of other nodes; `None`: nowhere, and nobody answers their questions for
+    /// names.
+    pub mesh: Option<MeshFace>,
+}
+
+/// What machines' networks must know of the node's mesh, which another process makes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MeshFace {
+    /// Name of the interface. It may be absent at any time.
+    pub link: String,
+    /// This node's own address in the mesh, where machines' questions for names are answered at port 53.
+    pub address: Ipv6Addr,
+    /// Of packets that policy routing is to lead into the mesh.
+    pub mark: u32,
 }
 
 /// The networks of this host's machines. Needs root.
@@ -55,6 +72,7 @@ pub struct HostNetworks {
     names: Names,
     block: Block,
     pool: Arc<Pool>,
+    mesh: Option<MeshFace>,
     /// Networks whose machines may already talk to each other here.
     admitted: Mutex<BTreeSet<NetworkId>>,
 }
@@ -77,7 +95,7 @@ impl HostNetworks {
         })
         .await?;
         let pool = Pool::start(config.ready_namespaces).map_err(failed("make namespaces"))?;
-        Ok(Self { names, block, pool: Arc::new(pool), admitted: Mutex::default() })
+        Ok(Self { names, block, pool: Arc::new(pool), mesh: config.mesh, admitted: Mutex::default() })
     }
 
     /// Where machines' addresses lie.
@@ -132,7 +150,7 @@ impl MachineNetworks for HostNetworks {
 
     async fn reconcile(&self, plans: &[NetworkPlan]) -> Result<(), NetworkError> {
         let networks: BTreeSet<NetworkId> = plans.iter().map(|plan| plan.network).collect();
-        rules::run(rules::table(self.names, self.block, &networks)).await?;
+        rules::run(rules::table(self.names, self.block, self.mesh.as_ref(), &networks)).await?;
         *self.admitted.lock().unwrap_or_else(PoisonError::into_inner) = networks;
         let held = plans.iter().flat_map(|plan| [self.names.link(plan.slot), self.names.namespace(plan.machine)]);
         self.sweep(held.collect()).await

@@ -64,7 +64,8 @@ impl Netlink {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Makes the pair, both ends down. The far end has the index that was asked for.
+    /// Makes the pair, both ends down, the near one deaf to ARP. The far end has the index that was
+    /// asked for.
     pub fn add_pair(&mut self, pair: &Pair<'_>) -> io::Result<()> {
         let mut far = LinkMessage::default();
         far.header.index = pair.far_index;
@@ -74,6 +75,9 @@ impl Netlink {
             LinkAttribute::NetNsFd(pair.far_namespace.as_raw_fd()),
         ];
         let mut near = LinkMessage::default();
+        // Neighbours are told, never asked for: what the far end says of others is not heard.
+        near.header.flags = LinkFlags::Noarp;
+        near.header.change_mask = LinkFlags::Noarp;
         near.attributes = vec![
             LinkAttribute::IfName(pair.name.to_owned()),
             LinkAttribute::Address(pair.mac.to_vec()),

@@ -1,78 +1,105 @@
 //! The nftables table of this instance: who may reach whom. Its text is made by pure functions; one
 //! transaction replaces it whole. A machine's start changes nothing here: rules speak of interface
-//! names and groups.
+//! names and groups, and what a network needs is added when its first machine is made.
+
+mod crossing;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::process::Stdio;
 
+use ipnet::Ipv6Net;
 use tokio::io::AsyncWriteExt;
 
-use atoll_model::address::{MACHINE_DNS, NetworkId};
+use atoll_model::address::{NetworkId, machine_address};
 
+use super::MeshFace;
 use super::block::Block;
 use super::link::{ANY_INSTANCE, Names};
 use crate::seams::NetworkError;
 
+/// The network of the platform's own addresses, that no machine is in.
+const PLATFORM: NetworkId = NetworkId(0);
+
 /// The whole table, replacing an earlier one.
 ///
-/// - Sources are enforced at the machine's own interface: only what the host would route back there.
-/// - The node's own services are out of reach but for DNS; answers to the node's own connections pass.
+/// - Sources are enforced at the machine's own interface: only what the host would route back there,
+///   and nothing link-local. Both ends know each other's hardware address, so of neighbour discovery
+///   only questions in the machine's own name are heard, and no answer.
+/// - The node's own services are out of reach; answers to the node's own connections pass.
 /// - Machines reach machines of their own private network by 6PN alone, never by IPv4, and never those
-///   of another instance on this host.
-/// - What leaves by IPv4 does so under the host's address.
-pub fn table(names: Names, block: Block, networks: &BTreeSet<NetworkId>) -> String {
+///   of another instance on this host. Other nodes' machines are a matter of [`crossing`].
+/// - What leaves by IPv4 does so under the host's address, and not to link-local addresses: clouds
+///   tell credentials of the host there.
+pub fn table(names: Names, block: Block, mesh: Option<&MeshFace>, networks: &BTreeSet<NetworkId>) -> String {
     let table = names.prefix();
     let machines = format!("{}*", names.link_prefix());
     let any_machine = format!("{ANY_INSTANCE}*");
-    let elements: Vec<String> = networks.iter().map(|network| pair(*network)).collect();
-    let elements =
-        if elements.is_empty() { String::new() } else { format!("elements = {{ {} }}", elements.join(", ")) };
+    let same = elements(networks.iter().map(|network| same_network(*network)));
+    let own = elements(networks.iter().filter_map(|network| own_network(*network)));
     let net = block.net();
+    let crossing = mesh.map(|face| crossing::chains(&table, &machines, face)).unwrap_or_default();
     format!(
         r#"table inet {table} {{}}
 delete table inet {table}
 table inet {table} {{
     set same_network {{
         type devgroup . devgroup
-        {elements}
+        {same}
+    }}
+    set own_network {{
+        type devgroup . ipv6_addr
+        flags interval
+        {own}
     }}
     chain source {{
         type filter hook prerouting priority raw; policy accept;
         iifname != "{machines}" accept
-        ip6 saddr fe80::/10 accept
         fib saddr . iif oif missing drop
         meta nfproto ipv4 ip saddr != {net} drop
         meta nfproto ipv6 ip6 saddr != fdaa::/16 drop
     }}
     chain node {{
         type filter hook input priority filter; policy accept;
-        iifname != "{machines}" accept
+        iifname "{machines}" goto from_machine
+    }}
+    chain from_machine {{
         ct state established,related accept
-        icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
-        ip6 daddr {MACHINE_DNS} meta l4proto {{ tcp, udp }} th dport 53 accept
+        icmpv6 type nd-neighbor-solicit accept
+        jump questions
         drop
+    }}
+    chain questions {{
     }}
     chain transit {{
         type filter hook forward priority filter; policy accept;
         ct state established,related accept
         iifname "{machines}" oifname "{machines}" ip6 daddr fdaa::/16 meta iifgroup . meta oifgroup @same_network accept
+        jump crossing
         iifname "{machines}" oifname "{any_machine}" drop
         iifname "{machines}" ip6 daddr fdaa::/16 drop
+        iifname "{machines}" ip daddr 169.254.0.0/16 drop
         oifname "{machines}" drop
+    }}
+    chain crossing {{
     }}
     chain outgoing {{
         type nat hook postrouting priority srcnat; policy accept;
         ip saddr {net} oifname != "{any_machine}" masquerade
     }}
 }}
-"#
+{crossing}"#
     )
 }
 
 /// Lets machines of one more network talk to each other.
 pub fn admission(names: Names, network: NetworkId) -> String {
-    format!("add element inet {} same_network {{ {} }}\n", names.prefix(), pair(network))
+    let table = names.prefix();
+    let mut script = format!("add element inet {table} same_network {{ {} }}\n", same_network(network));
+    if let Some(own) = own_network(network) {
+        script.push_str(&format!("add element inet {table} own_network {{ {own} }}\n"));
+    }
+    script
 }
 
 pub fn removal(names: Names) -> String {
@@ -81,9 +108,20 @@ pub fn removal(names: Names) -> String {
 }
 
 /// Both interfaces in the network's group.
-fn pair(network: NetworkId) -> String {
+fn same_network(network: NetworkId) -> String {
     let group = super::link::group(network);
     format!("{group} . {group}")
+}
+
+/// An interface in the network's group, and an address of the network.
+fn own_network(network: NetworkId) -> Option<String> {
+    let prefix = Ipv6Net::new_assert(machine_address(network, 0, 0), 48).trunc();
+    (network != PLATFORM).then(|| format!("{} . {prefix}", super::link::group(network)))
+}
+
+fn elements(elements: impl Iterator<Item = String>) -> String {
+    let elements: Vec<String> = elements.collect();
+    if elements.is_empty() { String::new() } else { format!("elements = {{ {} }}", elements.join(", ")) }
 }
 
 /// Applies a transaction.
@@ -111,5 +149,17 @@ pub async fn run(script: String) -> Result<(), NetworkError> {
         Ok(())
     } else {
         Err(failed(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_its_group_and_its_prefix() {
+        assert_eq!(own_network(NetworkId(0x3ec2)).unwrap(), "16066 . fdaa:0:3ec2::/48");
+        assert_eq!(own_network(NetworkId(0x10_0000)).unwrap(), "1048576 . fdaa:10::/48");
+        assert_eq!(own_network(PLATFORM), None);
     }
 }

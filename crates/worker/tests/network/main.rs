@@ -1,83 +1,22 @@
 //! Networks of machines on a real kernel: each test is a host of its own, in namespaces that vanish
 //! with it. Needs root, iproute2 and nftables.
 
+#[path = "../host/mod.rs"]
 mod host;
+mod machines;
+mod mesh;
+mod neighbour;
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
-use atoll_model::MachineId;
 use atoll_model::address::{NetworkId, machine_address};
-use atoll_worker::network::{HostNetworks, NetworkConfig};
+use atoll_worker::network::HostNetworks;
 use atoll_worker::seams::{MachineNetworks, NetworkPlan};
 use host::{ip, on_a_host};
-
-const INSTANCE: u32 = 0x1a2b_3c4d;
-/// Long enough for a busy machine, short enough for the tests that expect silence.
-const PATIENCE: Duration = Duration::from_millis(700);
-
-async fn open(state: &Path, instance: u32) -> HostNetworks {
-    let config = NetworkConfig { instance, state_dir: state.to_path_buf(), block: None, ready_namespaces: 2 };
-    let networks = HostNetworks::open(config).await.unwrap();
-    networks.reconcile(&[]).await.unwrap();
-    networks
-}
-
-fn plan(slot: u32, network: u32) -> NetworkPlan {
-    NetworkPlan {
-        machine: MachineId::from_random(u64::from(slot) + 1),
-        slot,
-        network: NetworkId(network),
-        ipv6: machine_address(NetworkId(network), 1, slot + 1),
-    }
-}
-
-async fn machine(networks: &HostNetworks, plan: &NetworkPlan) -> PathBuf {
-    networks.admit(plan.network).await.unwrap();
-    networks.attach(plan).await.unwrap()
-}
-
-/// Runs `work` in a machine's namespace.
-fn inside<T: Send + 'static>(namespace: &Path, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let namespace = std::fs::File::open(namespace).unwrap();
-    let thread = std::thread::spawn(move || {
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        work()
-    });
-    thread.join().unwrap()
-}
-
-/// A server in the namespace that answers each connection with the peer's address.
-fn serve(namespace: &Path, address: impl Into<IpAddr>) -> SocketAddr {
-    let address = address.into();
-    inside(namespace, move || serve_here(address))
-}
-
-fn serve_here(address: IpAddr) -> SocketAddr {
-    let listener = TcpListener::bind((address, 0)).unwrap();
-    let at = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        while let Ok((mut stream, peer)) = listener.accept() {
-            // The peer may have gone away.
-            let _ = write!(stream, "{}", peer.ip());
-        }
-    });
-    at
-}
-
-/// What the server said of us, or why it could not be asked.
-fn ask(server: SocketAddr) -> Result<String, String> {
-    let mut stream = TcpStream::connect_timeout(&server, PATIENCE).map_err(|error| error.to_string())?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).map_err(|error| error.to_string())?;
-    Ok(text)
-}
+use machines::{INSTANCE, PATIENCE, ask, config, inside, machine, open, plan, serve, serve_here};
 
 #[test]
 fn the_host_reaches_a_machine_at_both_addresses() {
@@ -227,8 +166,7 @@ fn what_is_removed_leaves_nothing_and_what_is_nobodys_is_found() {
 }
 
 async fn open_again(state: &Path, held: &[NetworkPlan]) -> HostNetworks {
-    let config = NetworkConfig { instance: INSTANCE, state_dir: state.to_path_buf(), block: None, ready_namespaces: 2 };
-    let networks = HostNetworks::open(config).await.unwrap();
+    let networks = HostNetworks::open(config(state, INSTANCE)).await.unwrap();
     networks.reconcile(held).await.unwrap();
     networks
 }
