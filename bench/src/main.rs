@@ -7,6 +7,7 @@ mod deploy;
 mod dns;
 mod figure;
 mod footprint;
+mod isolation;
 mod machine_start;
 mod mesh;
 mod report;
@@ -44,6 +45,7 @@ enum Bench {
     Dns,
     Withdrawal,
     Mesh,
+    Isolation,
 }
 
 impl Bench {
@@ -57,6 +59,7 @@ impl Bench {
             Self::Dns => "dns",
             Self::Withdrawal => "withdrawal",
             Self::Mesh => "mesh",
+            Self::Isolation => "isolation",
         }
     }
 
@@ -71,6 +74,7 @@ impl Bench {
             Self::Withdrawal => withdrawal::run().await,
             // Blocks on programs and sockets in namespaces; nothing else runs meanwhile.
             Self::Mesh => tokio::task::spawn_blocking(mesh::run).await?,
+            Self::Isolation => tokio::task::spawn_blocking(isolation::run).await?,
         }
     }
 }

@@ -17,6 +17,8 @@ use crate::seams::{NetworkError, NetworkPlan};
 
 /// Interfaces of machines of whatever instance begin with this.
 pub const ANY_INSTANCE: &str = "atl";
+/// Mesh interfaces of whatever instance begin with this.
+pub const ANY_MESH: &str = "atm";
 /// Slots that a name has room for: four hexadecimal digits.
 pub const MAX_SLOTS: u32 = 1 << 16;
 /// The machine's interface, in its own namespace, which has the loopback as the first.

@@ -59,7 +59,8 @@ pub struct NetworkConfig {
 /// What machines' networks must know of the node's mesh, which another process makes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MeshFace {
-    /// Name of the interface. It may be absent at any time.
+    /// Name of the interface, which begins with `atm` so that instances on one host leave each other's
+    /// alone. It may be absent at any time.
     pub link: String,
     /// This node's own address in the mesh, where machines' questions for names are answered at port 53.
     pub address: Ipv6Addr,

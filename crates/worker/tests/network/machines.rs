@@ -2,16 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use atoll_model::MachineId;
 use atoll_model::address::{NetworkId, machine_address};
 use atoll_worker::network::{HostNetworks, NetworkConfig};
 use atoll_worker::seams::{MachineNetworks, NetworkPlan};
+
+use crate::neighbour::inside;
 
 pub const INSTANCE: u32 = 0x1a2b_3c4d;
 /// Long enough for a busy machine, short enough for the tests that expect silence.
@@ -43,16 +42,6 @@ pub fn plan(slot: u32, network: u32) -> NetworkPlan {
 pub async fn machine(networks: &HostNetworks, plan: &NetworkPlan) -> PathBuf {
     networks.admit(plan.network).await.unwrap();
     networks.attach(plan).await.unwrap()
-}
-
-/// Runs `work` in a machine's namespace.
-pub fn inside<T: Send + 'static>(namespace: &Path, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let namespace = std::fs::File::open(namespace).unwrap();
-    let thread = std::thread::spawn(move || {
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        work()
-    });
-    thread.join().unwrap()
 }
 
 /// A server in the namespace that answers each connection with the peer's address.

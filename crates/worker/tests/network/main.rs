@@ -3,6 +3,9 @@
 
 #[path = "../host/mod.rs"]
 mod host;
+mod isolated;
+#[path = "../isolation/mod.rs"]
+mod isolation;
 mod machines;
 mod mesh;
 mod neighbour;
@@ -16,7 +19,8 @@ use atoll_model::address::{NetworkId, machine_address};
 use atoll_worker::network::HostNetworks;
 use atoll_worker::seams::{MachineNetworks, NetworkPlan};
 use host::{ip, on_a_host};
-use machines::{INSTANCE, PATIENCE, ask, config, inside, machine, open, plan, serve, serve_here};
+use machines::{INSTANCE, PATIENCE, ask, config, machine, open, plan, serve, serve_here};
+use neighbour::inside;
 
 #[test]
 fn the_host_reaches_a_machine_at_both_addresses() {

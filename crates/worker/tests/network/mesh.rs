@@ -11,8 +11,8 @@ use atoll_worker::network::{HostNetworks, MeshFace};
 use atoll_worker::seams::NetworkPlan;
 
 use crate::host::{ip, on_a_host};
-use crate::machines::{INSTANCE, PATIENCE, ask, config, inside, machine, open_with, plan, serve, serve_here};
-use crate::neighbour::{Neighbour, lay_mesh};
+use crate::machines::{INSTANCE, PATIENCE, ask, config, machine, open_with, plan, serve, serve_here};
+use crate::neighbour::{Neighbour, inside, lay_mesh};
 
 const FAR_INSTANCE: u32 = 0x5e6f_7a8b;
 const MARK: u32 = 0x4154;

@@ -1,13 +1,13 @@
-//! A second host beside the test's own.
+//! A second host beside the test's own, and work in other namespaces.
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::host::ip;
+use super::host::ip;
 
 /// A host in a named network namespace of the test's, with threads of its own.
 pub struct Neighbour {
@@ -50,4 +50,14 @@ pub fn lay_mesh(near: &str, far: &str, neighbour: &Neighbour) {
     for (host, link) in [(String::new(), near), (format!("-n {name} "), far)] {
         ip(&format!("{host}link set {link} address 02:00:00:00:00:01 arp off up"));
     }
+}
+
+/// Runs `work` in a network namespace.
+pub fn inside<T: Send + 'static>(namespace: &Path, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let namespace = std::fs::File::open(namespace).unwrap();
+    let thread = std::thread::spawn(move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        work()
+    });
+    thread.join().unwrap()
 }

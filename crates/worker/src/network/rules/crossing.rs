@@ -4,6 +4,7 @@
 use atoll_model::address::MACHINE_DNS;
 
 use super::super::MeshFace;
+use super::super::link::{ANY_INSTANCE, ANY_MESH};
 
 /// Where nodes probe each other's delay and loss, over UDP.
 const PROBE_PORT: u16 = 4284;
@@ -18,7 +19,7 @@ const MACHINE_BITS: &str = "0:0:0:0:0:ffff:ffff:0";
 /// - The network of the far end must be that of the machine's own interface: of the destination on the
 ///   way out, of the source on the way in. Addresses of nodes are no machine's network.
 /// - Nothing else is forwarded out of the mesh or into it.
-/// - Sources from the mesh are 6PN addresses that do not live here.
+/// - Sources from the mesh are 6PN addresses that do not live here. Nodes' own are used by no other way.
 /// - On the node itself only probes are answered. Machines' questions to the resolver's address arrive at
 ///   the node's own; asked there directly they are not.
 /// - Machines' packets carry the mark that policy routing sends into the mesh.
@@ -29,11 +30,16 @@ pub fn chains(table: &str, machines: &str, face: &MeshFace) -> String {
         r#"table inet {table} {{
     chain mesh_source {{
         type filter hook prerouting priority raw; policy accept;
-        iifname != "{link}" accept
+        iifname "{link}" goto from_mesh
+        iifname {{ "lo", "{ANY_INSTANCE}*", "{ANY_MESH}*" }} accept
+        ip6 saddr {NODES} drop
+        ip6 daddr {address} drop
+    }}
+    chain from_mesh {{
         meta nfproto ipv4 drop
         ip6 saddr != fdaa::/16 drop
-        fib saddr oifname "{machines}" drop
         fib saddr type local drop
+        ip6 daddr != {address} ip6 daddr & {MACHINE_BITS} == :: drop
     }}
     chain marking {{
         type filter hook prerouting priority mangle; policy accept;

@@ -25,7 +25,7 @@ const PLATFORM: NetworkId = NetworkId(0);
 ///
 /// - Sources are enforced at the machine's own interface: only what the host would route back there,
 ///   and nothing link-local. Both ends know each other's hardware address, so of neighbour discovery
-///   only questions in the machine's own name are heard, and no answer.
+///   only questions in the machine's own name are heard, and no answer. Nobody else may use them.
 /// - The node's own services are out of reach; answers to the node's own connections pass.
 /// - Machines reach machines of their own private network by 6PN alone, never by IPv4, and never those
 ///   of another instance on this host. Other nodes' machines are a matter of [`crossing`].
@@ -54,7 +54,12 @@ table inet {table} {{
     }}
     chain source {{
         type filter hook prerouting priority raw; policy accept;
-        iifname != "{machines}" accept
+        iifname "{machines}" goto machine_source
+        iifname "lo" accept
+        ip saddr {net} drop
+        ip6 saddr fdaa::/16 fib saddr oifname "{machines}" drop
+    }}
+    chain machine_source {{
         fib saddr . iif oif missing drop
         meta nfproto ipv4 ip saddr != {net} drop
         meta nfproto ipv6 ip6 saddr != fdaa::/16 drop
