@@ -29,6 +29,29 @@ pub use node::{APP_DOMAIN, Node, Origin, Ready, Role};
 /// Three regions and four client cities.
 pub const THREE_REGIONS: &str = include_str!("../../../../worlds/three-regions.toml");
 
+/// Two regions, control in the first, and a client near each.
+pub const TWO_REGIONS: &str = r#"
+[[host]]
+name = "ams"
+city = "ams"
+role = "node"
+
+[[host]]
+name = "nrt"
+city = "nrt"
+role = "node"
+
+[[host]]
+name = "berlin"
+city = "Berlin"
+role = "client"
+
+[[host]]
+name = "osaka"
+city = "Osaka"
+role = "client"
+"#;
+
 /// One region with a client near it.
 pub const ONE_REGION: &str = r#"
 [[host]]

@@ -6,25 +6,13 @@ use anyhow::{Context, ensure};
 
 use atoll_client::LogQuery;
 use atoll_model::MachineState;
-use atoll_trial::platform::{MachineSpec, Role, SOON};
+use atoll_trial::platform::{MachineSpec, Role, SOON, TWO_REGIONS};
 
 use crate::support::trial;
 
-const PAIR: &str = r#"
-[[host]]
-name = "ams"
-city = "ams"
-role = "node"
-
-[[host]]
-name = "nrt"
-city = "nrt"
-role = "node"
-"#;
-
 #[test]
 fn lines_of_servers_that_first_get_a_machine_are_followed_too() {
-    trial("following", PAIR, async |platform| {
+    trial("following", TWO_REGIONS, async |platform| {
         platform.create_app("hello").await?;
         let first = platform.create_machine("hello", &MachineSpec { region: "ams", ..MachineSpec::default() }).await?;
         platform.in_state("hello", &first, MachineState::Started).await?;

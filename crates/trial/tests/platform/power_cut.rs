@@ -6,33 +6,10 @@ use http::Method;
 use serde_json::json;
 
 use atoll_model::MachineState;
-use atoll_trial::platform::{MachineSpec, Origin, see};
+use atoll_trial::platform::{MachineSpec, Origin, TWO_REGIONS, see};
 use atoll_trial::visit::{Ask, ask};
 
 use crate::support::trial;
-
-/// A node with control and one without, a client near each.
-const TWO_REGIONS: &str = r#"
-[[host]]
-name = "ams"
-city = "ams"
-role = "node"
-
-[[host]]
-name = "nrt"
-city = "nrt"
-role = "node"
-
-[[host]]
-name = "berlin"
-city = "Berlin"
-role = "client"
-
-[[host]]
-name = "osaka"
-city = "Osaka"
-role = "client"
-"#;
 
 #[test]
 fn machines_come_back_after_a_power_cut_and_wake_with_control_and_registry_gone() {

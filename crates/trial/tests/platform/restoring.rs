@@ -2,31 +2,14 @@
 
 use anyhow::{Context, ensure};
 
-use atoll_trial::platform::{MachineSpec, Origin, Release, SOON};
+use atoll_trial::platform::{MachineSpec, Origin, Release, SOON, TWO_REGIONS};
 use atoll_trial::wait::until;
 
 use crate::support::trial;
 
-const PAIR: &str = r#"
-[[host]]
-name = "ams"
-city = "ams"
-role = "node"
-
-[[host]]
-name = "nrt"
-city = "nrt"
-role = "node"
-
-[[host]]
-name = "osaka"
-city = "Osaka"
-role = "client"
-"#;
-
 #[test]
 fn a_platform_goes_on_from_an_old_backup() {
-    trial("restored", PAIR, async |platform| {
+    trial("restored", TWO_REGIONS, async |platform| {
         let site = platform.create_app("hello").await?;
         let one = Release { name: "one", ..Release::default() };
         let said = platform.deploy("hello", &one, &["nrt"]).await?;
