@@ -6,6 +6,7 @@
 //! - [`guard`]: the guard and a real BGP daemon on a node
 //! - [`demo`]: the demonstration
 //! - [`faults`]: what the death of each process may cost; [`persist`]: whoever notices
+//! - [`slow_link`]: what the demo and a test do to a link
 //! - [`wait`], [`programs`]: conditions and files
 
 pub mod demo;
@@ -15,5 +16,6 @@ pub mod load;
 pub mod persist;
 pub mod platform;
 pub mod programs;
+pub mod slow_link;
 pub mod visit;
 pub mod wait;

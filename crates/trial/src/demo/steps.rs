@@ -1,7 +1,7 @@
 //! The steps, each with what it claims.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::ensure;
 use serde_json::{Value, json};
@@ -12,11 +12,10 @@ use super::moves::Watcher;
 use super::traffic::counts;
 use super::{APP, Demo, NEAREST};
 use crate::platform::{MachineSpec, Release, Role, see};
+use crate::slow_link;
 use crate::visit::{Ask, ask};
 
 const EVERYBODY: [&str; 4] = ["berlin", "osaka", "chicago", "mumbai"];
-/// By when traffic must follow a link that has become slower.
-const FOLLOW_LIMIT: Duration = Duration::from_secs(5);
 
 /// Every client is served by the edge and the machine near it.
 pub async fn served(demo: &Demo) -> anyhow::Result<Value> {
@@ -177,30 +176,13 @@ pub async fn node_cut(demo: &Demo) -> anyhow::Result<Value> {
 
 /// The nearest machine's link becomes slow: traffic goes to the next nearest, and comes back.
 pub async fn slow_link(demo: &Demo) -> anyhow::Result<Value> {
-    const NEAR: &str = "ord";
-    const NEXT: &str = "nrt";
-    let platform = &demo.platform;
     let begun = demo.traffic.now();
-    let site = platform.create_app("abroad").await?;
-    for region in [NEAR, NEXT] {
-        let spec = MachineSpec { region, ..MachineSpec::default() };
-        let machine = platform.create_machine("abroad", &spec).await?;
-        platform.in_state("abroad", &machine, MachineState::Started).await?;
-    }
-    let before = platform.served_as("berlin", &site, |seen| seen.who.region == NEAR).await?;
-    let slowed = Instant::now();
-    platform.lab().slow("ams", NEAR, Duration::from_millis(150)).await?;
-    platform.served_as("berlin", &site, |seen| seen.who.region == NEXT).await?;
-    let moved = slowed.elapsed();
-    let healed = Instant::now();
-    platform.lab().heal("ams", NEAR).await?;
-    platform.served_as("berlin", &site, |seen| seen.who.region == NEAR).await?;
-    let back = healed.elapsed();
-    ensure!(moved <= FOLLOW_LIMIT && back <= FOLLOW_LIMIT, "moved after {moved:.1?}, back after {back:.1?}");
+    let site = slow_link::prepare(&demo.platform).await?;
+    let followed = slow_link::slow_and_heal(&demo.platform, &site).await?;
     Ok(json!({
-        "before_ms": before.took.as_secs_f64() * 1e3,
-        "moved_ms": moved.as_millis() as u64,
-        "back_ms": back.as_millis() as u64,
+        "before_ms": followed.before.as_secs_f64() * 1e3,
+        "moved_ms": followed.moved.as_millis() as u64,
+        "back_ms": followed.back.as_millis() as u64,
         "load": demo.traffic.unharmed(&begun, &["berlin"])?,
     }))
 }
