@@ -8,6 +8,7 @@ use serde_json::json;
 use atoll_control::{ControlError, Kind};
 use atoll_identity::{AuthError, Denied};
 use atoll_model::ids::InvalidId;
+use atoll_signals::with_causes;
 
 /// Any failure of a route.
 #[derive(Debug)]
@@ -85,7 +86,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let Self { error, in_lease_envelope } = self;
         if matches!(error.kind, Kind::Internal | Kind::Unavailable | Kind::DiskFull) {
-            let cause = error.source.as_ref().map(|source| chain(source.as_ref()));
+            let cause = error.source.as_ref().map(|source| with_causes(source.as_ref()));
             tracing::error!(message = error.message, cause, "a request failed");
         }
         let mut body = json!({"error": error.message});
@@ -99,16 +100,6 @@ impl IntoResponse for ApiError {
         }
         (status_of(error.kind), Json(body)).into_response()
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(&format!(": {inner}"));
-        cause = inner.source();
-    }
-    text
 }
 
 pub async fn no_such_route(method: Method, uri: Uri) -> ApiError {

@@ -9,6 +9,7 @@ use atoll_images::{
     Digest, Image, ImageReference, ImportError, LayerError, NamedImage, StoreError, Tag, Target, UnpackLimits,
     import_archive,
 };
+use atoll_signals::with_causes;
 use atoll_store::MachineFilter;
 
 use crate::{Control, ControlError, ControlResult, Kind};
@@ -42,11 +43,6 @@ impl ResolvedImage {
 pub struct Freed {
     pub blobs: u64,
     pub bytes: u64,
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl From<ImportError> for ControlError {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use atoll_model::MachineState;
 use atoll_rpc::proto::worker as proto;
 use atoll_rpc::proto::worker::change_request::Change;
+use atoll_signals::with_causes;
 use atoll_store::{AppStatus, MachinePhase, MachineRecord};
 
 use crate::{Control, ControlResult, Kind};
@@ -21,7 +22,7 @@ impl Control {
         let mut first = true;
         loop {
             if let Err(error) = self.reconcile(first).await {
-                tracing::warn!(%error, source = ?error.source, "cannot look for unfinished changes");
+                tracing::warn!(error = with_causes(&error), "cannot look for unfinished changes");
             } else {
                 first = false;
             }

@@ -18,6 +18,7 @@ use atoll_rpc::proto::control::{
 };
 use atoll_rpc::server::require_role;
 use atoll_rpc::stream::Peer;
+use atoll_signals::with_causes;
 
 use crate::{Control, ControlError, Kind};
 
@@ -30,7 +31,7 @@ pub struct ControlServices(pub Arc<Control>);
 impl From<ControlError> for Status {
     fn from(error: ControlError) -> Self {
         if error.kind == Kind::Internal {
-            tracing::error!(source = ?error.source, "a node's call failed");
+            tracing::error!(error = with_causes(&error), "a node's call failed");
         }
         let message = error.message;
         match error.kind {

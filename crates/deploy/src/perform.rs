@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use atoll_model::{AppName, MachineId, RegionCode};
 use atoll_rollout::Effect;
+use atoll_signals::with_causes;
 use atoll_store::{Release, Store, StoreError};
 use tokio::time::Instant;
 
@@ -72,7 +73,7 @@ impl Scene<'_> {
                     says(format!("trying again: {}", error.reason));
                 }
                 Err(error) => {
-                    tracing::info!(app = %self.app, %effect, %error, source = ?error.source, "a step of a deploy failed");
+                    tracing::info!(app = %self.app, %effect, error = with_causes(&error), "a step of a deploy failed");
                     return Err(error);
                 }
             }

@@ -1,9 +1,12 @@
 //! How every process emits what operators look at: logs (one set-up, one format, to standard error),
-//! lines of other logs that must never hold anybody up ([`lines`]), and metrics ([`metrics`]). Who keeps
+//! errors in them ([`with_causes`]), lines of other logs that must never hold anybody up ([`lines`]), and metrics ([`metrics`]). Who keeps
 //! them is not known here.
 
+mod causes;
 pub mod lines;
 pub mod metrics;
+
+pub use causes::with_causes;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;

@@ -77,19 +77,3 @@ pub enum StartError {
     #[error("cannot prepare the node's network")]
     Network(#[source] NetworkError),
 }
-
-/// An error with all its causes on one line, for events and logs. Some libraries' errors say their cause
-/// themselves: it is not said twice.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.ends_with(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        cause = error.source();
-    }
-    text
-}

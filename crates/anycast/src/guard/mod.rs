@@ -70,9 +70,3 @@ impl<T, E: Into<io::Error>> Attempt<T> for Result<T, E> {
         self.map_err(|error| GuardError::System { attempted: what(), source: error.into() })
     }
 }
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
-}

@@ -11,6 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
+use atoll_signals::with_causes;
+
 use super::daemon::{Daemon, START_LIMIT};
 use super::files::Files;
 use super::probe::{Outcome, Probe};
@@ -18,7 +20,7 @@ use super::report::{Report, Session};
 use super::starving::starves;
 use super::system::{self, Signals};
 use super::upgrade::{Legacy, Program, Running, VERSION};
-use super::{Attempt, GuardError, Options, chain};
+use super::{Attempt, GuardError, Options};
 use crate::announcements::{Announcements, Routes, changes, decide};
 use crate::bird::config::{protocol, render, session};
 use crate::health::{Health, Sign};
@@ -128,7 +130,7 @@ impl Guard {
             Some(legacy) => guard.resume(legacy),
             None => match guard.files.remembered_plan() {
                 Ok(plan) => guard.plan = plan,
-                Err(error) => tracing::warn!(error = chain(&error), "the last good plan is lost"),
+                Err(error) => tracing::warn!(error = with_causes(&error), "the last good plan is lost"),
             },
         }
         Ok(guard)
@@ -216,8 +218,8 @@ impl Guard {
             None => return,
             Some(Ok(plan)) => (plan, self.options.plan.display()),
             Some(Err(error)) => {
-                tracing::warn!(error = chain(&error), "the last good plan is kept");
-                self.plan_refused = Some(chain(&error));
+                tracing::warn!(error = with_causes(&error), "the last good plan is kept");
+                self.plan_refused = Some(with_causes(&error));
                 return;
             }
         };
@@ -229,7 +231,7 @@ impl Guard {
                 }
                 tracing::info!(generation = plan.generation, "a plan is carried out");
                 if let Err(error) = self.files.remember_plan(&plan) {
-                    tracing::warn!(error = chain(&error), "a restarted guard will not know this plan");
+                    tracing::warn!(error = with_causes(&error), "a restarted guard will not know this plan");
                 }
                 if self.plan.as_ref().is_none_or(|last| last.edge.address != plan.edge.address) {
                     self.probe.give_up();
@@ -324,7 +326,7 @@ impl Guard {
                 self.next_try = now + LISTENING;
             }
             Err(error) => {
-                tracing::error!(error = chain(&error), "bird cannot be started");
+                tracing::error!(error = with_causes(&error), "bird cannot be started");
                 self.next_try = now + RESTART;
             }
         }
@@ -338,7 +340,7 @@ impl Guard {
         match bird.daemon.control() {
             Ok(_) => bird.told = Some(bird.begun_with),
             Err(error) if late => {
-                tracing::error!(error = chain(&error), "bird does not listen and is killed");
+                tracing::error!(error = with_causes(&error), "bird does not listen and is killed");
                 bird.daemon.signal(Signal::KILL)?;
                 self.next_try = now + RESTART;
             }
@@ -356,7 +358,7 @@ impl Guard {
                 self.files.write_config(&render(plan, false, false))
             }
             Err(error) => {
-                tracing::error!(error = chain(&error), "bird does not withdraw and is killed");
+                tracing::error!(error = with_causes(&error), "bird does not withdraw and is killed");
                 bird.daemon.signal(Signal::KILL)
             }
         }
@@ -368,7 +370,7 @@ impl Guard {
         match bird.daemon.control().and_then(|control| control.configure()) {
             Ok(()) => bird.told = Some(wanted),
             Err(error) => {
-                tracing::error!(error = chain(&error), "bird was not told");
+                tracing::error!(error = with_causes(&error), "bird was not told");
                 bird.daemon.hang_up();
                 self.next_try = now + RESTART;
             }
@@ -386,13 +388,13 @@ impl Guard {
         let shown = match bird.daemon.control().and_then(|control| control.protocols()) {
             Ok(shown) => shown,
             Err(error) => {
-                tracing::error!(error = chain(&error), "bird does not answer");
+                tracing::error!(error = with_causes(&error), "bird does not answer");
                 bird.daemon.hang_up();
                 bird.silences += 1;
                 if bird.silences >= SILENCES
                     && let Err(error) = bird.daemon.signal(Signal::KILL)
                 {
-                    tracing::error!(error = chain(&error), "bird was not killed");
+                    tracing::error!(error = with_causes(&error), "bird was not killed");
                 }
                 return;
             }
@@ -439,7 +441,7 @@ impl Guard {
         }
         // Returns only if it failed.
         let error = self.program.become_new(&self.legacy());
-        tracing::error!(error = chain(&error), "the newer program did not start, so this one goes on");
+        tracing::error!(error = with_causes(&error), "the newer program did not start, so this one goes on");
         Ok(())
     }
 
@@ -449,7 +451,7 @@ impl Guard {
         }
         match self.program.try_out(&self.legacy()) {
             Ok(child) => self.successor = Some(child),
-            Err(error) => tracing::error!(error = chain(&error), "the newer program cannot be tried"),
+            Err(error) => tracing::error!(error = with_causes(&error), "the newer program cannot be tried"),
         }
     }
 

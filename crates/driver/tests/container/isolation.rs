@@ -231,5 +231,5 @@ async fn a_bad_cgroup_path_makes_nothing() {
     let mut spec = world.machine("true");
     spec.cgroup = "../escape".into();
     let error = world.driver.start(&spec).await.map(|_| ()).unwrap_err();
-    assert!(crate::support::chain(&error).contains("../escape"), "{error:?}");
+    assert!(atoll_signals::with_causes(&error).contains("../escape"), "{error:?}");
 }

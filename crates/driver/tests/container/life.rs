@@ -142,7 +142,7 @@ async fn what_the_host_lacks_is_an_error_of_the_host() {
     spec.network_namespace = "/nowhere".into();
     let error = world.driver.start(&spec).await.map(|_| ()).unwrap_err();
     assert!(matches!(error, DriverError::Io { .. }), "{error:?}");
-    assert!(support::chain(&error).contains("/nowhere"), "{}", support::chain(&error));
+    assert!(atoll_signals::with_causes(&error).contains("/nowhere"), "{}", atoll_signals::with_causes(&error));
     support::nothing_is_left_of(&spec).await;
 }
 

@@ -16,6 +16,7 @@ use atoll_driver::{
 };
 use atoll_model::MachineId;
 use atoll_model::guest::Guest;
+use atoll_signals::with_causes;
 
 pub const BUSYBOX: &str = "/bin/busybox";
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -76,7 +77,7 @@ impl World {
     }
 
     pub async fn start(&self, spec: &MachineSpec) -> Arc<dyn Running> {
-        within("a start", self.driver.start(spec)).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
+        within("a start", self.driver.start(spec)).await.unwrap_or_else(|error| panic!("{}", with_causes(&error)))
     }
 
     /// Runs a machine to its end and removes it; returns its exit and what it printed.
@@ -97,7 +98,7 @@ impl World {
 
     pub async fn destroy(&self, spec: &MachineSpec) {
         let destroyed = within("a removal", self.driver.destroy(spec.id, &spec.dir, &spec.cgroup)).await;
-        destroyed.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        destroyed.unwrap_or_else(|error| panic!("{}", with_causes(&error)));
         nothing_is_left_of(spec).await;
     }
 }
@@ -217,11 +218,6 @@ pub async fn eventually(what: &str, mut answer: impl FnMut() -> bool) {
         }
     })
     .await;
-}
-
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 pub fn command(args: &[&str]) -> ExecSpec {

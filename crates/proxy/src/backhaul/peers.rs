@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use atoll_model::NodeName;
+use atoll_signals::with_causes;
 use futures_util::future::join_all;
 use http::header::HeaderValue;
 use http::uri::{PathAndQuery, Scheme};
@@ -60,7 +61,7 @@ impl Peers {
         let mut request = for_peer(request, &address, upgrade).ok_or(Setback::untouched(Cause::Broken))?;
         for _ in 0..SENDS {
             let mut connection = self.connection(&core.edge, node).await.map_err(|error| {
-                tracing::debug!(%node, error = %chain(&error), "another edge cannot be reached");
+                tracing::debug!(%node, error = with_causes(&error), "another edge cannot be reached");
                 Setback::untouched(Cause::PeerUnreachable)
             })?;
             match connection.try_send_request(request).await {
@@ -70,7 +71,7 @@ impl Peers {
                     Some(unsent) => request = unsent,
                     None => {
                         let error = error.into_error();
-                        tracing::debug!(%node, error = %chain(&error), "an exchange with another edge broke");
+                        tracing::debug!(%node, error = with_causes(&error), "an exchange with another edge broke");
                         return Err(broken(&error));
                     }
                 },
@@ -117,7 +118,7 @@ impl Peers {
             reachability.paths.iter().filter(|(_, path)| path.reachable).map(|(node, _)| node).collect();
         for opened in join_all(nodes.iter().map(|node| self.connection(edge, node))).await {
             if let Err(error) = opened {
-                tracing::debug!(error = %chain(&error), "another edge cannot be reached");
+                tracing::debug!(error = with_causes(&error), "another edge cannot be reached");
             }
         }
     }
@@ -180,16 +181,4 @@ impl AtEnd for Unguarded {
     fn passed(&mut self, _: usize) {}
 
     fn complete(&mut self) {}
-}
-
-/// An error with all its causes, for a log line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

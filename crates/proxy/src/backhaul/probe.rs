@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use atoll_model::NodeName;
 use atoll_model::reach::{Path, Reachability};
 use atoll_model::row::NodeState;
+use atoll_signals::with_causes;
 use http::uri::PathAndQuery;
 use http::{Request, Version};
 use hyper::client::conn::http2::SendRequest;
 use tokio::task::JoinSet;
 
 use super::connect::connect;
-use super::peers::{chain, peer_uri};
+use super::peers::peer_uri;
 use super::wire::PING_PATH;
 use crate::body::RequestBody;
 use crate::core::Edge;
@@ -101,7 +102,9 @@ async fn probe(board: Arc<Board>, tls: Arc<dyn BackhaulTls>, node: NodeName, add
             let sender = match &mut connection {
                 Some(sender) if !sender.is_closed() => sender,
                 slot => slot.insert(
-                    connect(&tls, &node, address, timeouts.backhaul_connect).await.map_err(|error| chain(&error))?,
+                    connect(&tls, &node, address, timeouts.backhaul_connect)
+                        .await
+                        .map_err(|error| with_causes(&error))?,
                 ),
             };
             ping(sender).await
@@ -128,7 +131,7 @@ async fn ping(sender: &mut SendRequest<RequestBody>) -> Result<Duration, String>
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_2;
     let sent = Instant::now();
-    sender.send_request(request).await.map_err(|error| chain(&error))?;
+    sender.send_request(request).await.map_err(|error| with_causes(&error))?;
     Ok(sent.elapsed())
 }
 

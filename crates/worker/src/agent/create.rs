@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use atoll_model::guest::Guest;
 use atoll_rpc::contract::{LaunchBundle, MachineView};
-use atoll_signals::{STAGES, moment_us};
+use atoll_signals::{STAGES, moment_us, with_causes};
 
 use super::Agent;
 use crate::calls::CreateMachine;
-use crate::error::{WorkerError, chain};
+use crate::error::WorkerError;
 use crate::lease::{self, Acquire};
 use crate::machine::step::{Effect, Phase, Step};
 use crate::machine::{self, Origin, Sealed, events};
@@ -17,7 +17,7 @@ use crate::store::{DurableState, Write};
 
 /// Whether the bundle can run at all, and its size.
 pub(super) fn judge(bundle: &LaunchBundle) -> Result<Guest, WorkerError> {
-    let invalid = |error: &dyn std::error::Error| WorkerError::Invalid(chain(error));
+    let invalid = |error: &dyn std::error::Error| WorkerError::Invalid(with_causes(error));
     bundle.config.validate().map_err(|error| invalid(&error))?;
     bundle.config.resolved_guest().map_err(|error| invalid(&error))
 }
@@ -66,7 +66,7 @@ impl Agent {
         let context = &self.context;
         let machine = bundle.machine;
         let admitted = context.deps.networks.admit(bundle.network).await;
-        admitted.map_err(|error| WorkerError::Precondition(chain(&error)))?;
+        admitted.map_err(|error| WorkerError::Precondition(with_causes(&error)))?;
 
         let now = context.now_ms();
         let lease = match acquire {

@@ -15,9 +15,10 @@ use atoll_driver::{ExecSpec, ExecStreams, ProcessInfo, Running};
 use atoll_model::machine::Lease;
 use atoll_model::{AppName, MachineId, MachineState, MachineVersion};
 use atoll_rpc::contract::{MachineView, NodeView};
+use atoll_signals::with_causes;
 
 use crate::calls::{ExecCommand, LeaseAsk, SetMetadata, StopOptions, UpdateMachine, Usage};
-use crate::error::{WorkerError, chain};
+use crate::error::WorkerError;
 use crate::lease;
 use crate::logs::{Follower, LogEntry, LogQuery};
 use crate::machine::effects::{self, seal_context};
@@ -90,7 +91,7 @@ impl Agent {
         let guest = create::judge(&bundle)?;
         let sealed = self.seal(&bundle)?;
         let admitted = self.context.deps.networks.admit(bundle.network).await;
-        admitted.map_err(|error| WorkerError::Precondition(chain(&error)))?;
+        admitted.map_err(|error| WorkerError::Precondition(with_causes(&error)))?;
         let before = self.context.registry.resize(machine, &guest)?;
         let bundle = Box::new(Sealed::without_secrets(bundle));
         match handle.ask(Ask::Update { bundle, sealed, expected_version }, &lease_nonce, source).await {
@@ -170,7 +171,7 @@ impl Agent {
         }
         let (running, sealed, slot) = self.process(machine).await?;
         let main = effects::main_process(&self.context, &sealed, slot).await;
-        let mut process = main.map_err(|error| WorkerError::Precondition(chain(&error)))?;
+        let mut process = main.map_err(|error| WorkerError::Precondition(with_causes(&error)))?;
         process.args = exec.command;
         process.env.extend(exec.env);
         process.tty = exec.terminal.is_some();

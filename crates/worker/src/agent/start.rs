@@ -8,12 +8,13 @@ use futures_util::stream;
 
 use atoll_driver::Adopted;
 use atoll_model::MachineState;
+use atoll_signals::with_causes;
 
 use super::{Agent, Registry};
 use crate::capacity::Capacity;
 use crate::clock::Mint;
 use crate::config::WorkerConfig;
-use crate::error::{StartError, chain};
+use crate::error::StartError;
 use crate::machine::effects::network_plan;
 use crate::machine::restart::verdict;
 use crate::machine::step::{Found, Phase, recover};
@@ -66,7 +67,7 @@ impl Worker {
 
 /// One record that cannot be read must not keep the others down; its machine is left alone.
 fn readable(recorded: Result<Recorded, store::StoreError>) -> Option<Recorded> {
-    recorded.inspect_err(|error| tracing::error!(error = chain(error), "a machine's record is left out")).ok()
+    recorded.inspect_err(|error| tracing::error!(error = with_causes(error), "a machine's record is left out")).ok()
 }
 
 async fn adopt(context: Arc<Context>, recorded: Recorded) {
@@ -95,7 +96,7 @@ async fn adopt(context: Arc<Context>, recorded: Recorded) {
             Ok(Adopted::Nothing) => Found::Nothing,
             Err(error) => {
                 // What cannot be looked at is cleaned by force before its next start.
-                tracing::warn!(machine = %id, error = chain(&error), "the machine cannot be adopted");
+                tracing::warn!(machine = %id, error = with_causes(&error), "the machine cannot be adopted");
                 Found::Nothing
             }
         }

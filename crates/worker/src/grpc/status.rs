@@ -4,8 +4,9 @@
 use tonic::{Code, Status};
 
 use atoll_driver::DriverError;
+use atoll_signals::with_causes;
 
-use crate::error::{WorkerError, chain};
+use crate::error::WorkerError;
 use crate::store::StoreError;
 
 impl From<WorkerError> for Status {
@@ -33,7 +34,7 @@ impl From<WorkerError> for Status {
                 source: cause @ (DriverError::Unstartable { .. } | DriverError::Refused { .. }),
                 ..
             } => cause.to_string(),
-            error => chain(error),
+            error => with_causes(error),
         };
         Self::new(code, message)
     }

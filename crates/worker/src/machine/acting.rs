@@ -8,11 +8,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use atoll_driver::{DriverError, Running};
+use atoll_signals::with_causes;
 
 use super::effects::{self, LaunchError};
 use super::step::{Cause, Effect, Input, Phase};
 use super::task::{Done, Recorded, Task};
-use crate::error::chain;
 use crate::store::Intent;
 
 impl Task {
@@ -74,7 +74,7 @@ impl Task {
                 self.effects.spawn(async move {
                     // Until the intent is on disk nothing may be removed.
                     if let Err(error) = recorded.await {
-                        tracing::error!(machine = %sealed.bundle.machine, error = chain(&error), "removing unrecorded");
+                        tracing::error!(machine = %sealed.bundle.machine, error = with_causes(&error), "removing unrecorded");
                     }
                     effects::remove(&context, &sealed.bundle, slot).await;
                     Done::Removed

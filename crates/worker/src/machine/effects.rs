@@ -8,11 +8,10 @@ use std::time::Duration;
 use atoll_driver::{DriverError, MachineSpec, ProcessSpec, Running};
 use atoll_model::MachineId;
 use atoll_rpc::contract::LaunchBundle;
-use atoll_signals::{STAGES, moment_us};
+use atoll_signals::{STAGES, moment_us, with_causes};
 
 use super::Sealed;
 use super::task::Context;
-use crate::error::chain;
 use crate::launch::{self, Place, Unlaunchable};
 use crate::seams::{ImageError, NetworkError, NetworkPlan, PreparedImage, SealError};
 
@@ -175,7 +174,7 @@ async fn until_done<F: Future<Output = Result<(), Failure>>>(machine: MachineId,
     const LONGEST: Duration = Duration::from_secs(10);
     let mut wait = Duration::from_millis(50);
     while let Err(error) = attempt().await {
-        tracing::warn!(%machine, error = chain(error.as_ref()), "what the machine left cannot be removed yet");
+        tracing::warn!(%machine, error = with_causes(error.as_ref()), "what the machine left cannot be removed yet");
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LONGEST);
     }

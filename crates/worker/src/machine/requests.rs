@@ -257,7 +257,7 @@ impl Task {
             return Err(WorkerError::NotFound { machine: self.id });
         }
         let mut opened = effects::open(&self.context, &self.sealed)
-            .map_err(|error| WorkerError::Precondition(crate::error::chain(&error)))?;
+            .map_err(|error| WorkerError::Precondition(atoll_signals::with_causes(&error)))?;
         let metadata = &mut opened.config.metadata;
         if change.replace_all {
             metadata.clear();

@@ -17,6 +17,7 @@ use atoll_model::machine::Event;
 use atoll_model::row::MachineRow;
 use atoll_model::{MachineId, MachineVersion, RowKey};
 use atoll_rpc::contract::EarlierVersion;
+use atoll_signals::with_causes;
 
 use super::acting::finished_by;
 use super::effects::LaunchError;
@@ -28,7 +29,6 @@ use crate::calls::{StopOptions, Usage};
 use crate::checks::prober::{self, Observation};
 use crate::clock::{Mint, rfc3339_ms};
 use crate::config::WorkerConfig;
-use crate::error::chain;
 use crate::health::{Health, News};
 use crate::logs::OwnLog;
 use crate::row;
@@ -259,7 +259,7 @@ impl Task {
             Done::Prepared { version, .. } if version != self.sealed.bundle.version => return,
             Done::Prepared { result: Ok(()), .. } => Input::Prepared,
             Done::Prepared { result: Err(error), .. } => {
-                self.fail(format!("the image cannot be made ready: {}", chain(&error)));
+                self.fail(format!("the image cannot be made ready: {}", with_causes(&error)));
                 Input::PrepareFailed
             }
             Done::Launched(Ok(running)) => {
@@ -277,8 +277,8 @@ impl Task {
                 self.launching = None;
                 let verdict = self.launch_verdict(&error);
                 if !matches!(error, LaunchError::Cancelled) {
-                    self.fail(chain(&error));
-                    let text = format!("Machine did not start: {}", chain(&error));
+                    self.fail(with_causes(&error));
+                    let text = format!("Machine did not start: {}", with_causes(&error));
                     self.note(&text).await;
                 }
                 Input::LaunchFailed { verdict }
@@ -287,12 +287,12 @@ impl Task {
             Done::Exited { exit, .. } => return self.exited(exit).await,
             Done::Paused(Ok(())) => Input::Paused,
             Done::Paused(Err(error)) => {
-                self.note(&format!("Cannot suspend, stopping instead: {}", chain(&error))).await;
+                self.note(&format!("Cannot suspend, stopping instead: {}", with_causes(&error))).await;
                 Input::PauseFailed
             }
             Done::Resumed(Ok(())) => Input::Resumed,
             Done::Resumed(Err(error)) => {
-                self.note(&format!("Cannot resume, starting afresh: {}", chain(&error))).await;
+                self.note(&format!("Cannot resume, starting afresh: {}", with_causes(&error))).await;
                 Input::ResumeFailed
             }
             Done::Told(what, result) => {
@@ -300,7 +300,7 @@ impl Task {
                 if let Err(error) = result
                     && !matches!(error, DriverError::NotRunning { .. })
                 {
-                    tracing::warn!(machine = %self.id, what, error = chain(&error), "the machine could not be told");
+                    tracing::warn!(machine = %self.id, what, error = with_causes(&error), "the machine could not be told");
                 }
                 return;
             }

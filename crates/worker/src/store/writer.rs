@@ -71,7 +71,7 @@ async fn run(mut connection: SqliteConnection, mut queue: mpsc::Receiver<Job>, h
                 Err(_) => commit(&mut connection, std::slice::from_ref(&job)).await,
             };
             if let Err(error) = &result {
-                tracing::error!(error = %crate::error::chain(error), "a change could not be recorded");
+                tracing::error!(error = %atoll_signals::with_causes(error), "a change could not be recorded");
             } else {
                 let labels: Vec<String> = job.writes.iter().map(Write::label).collect();
                 hook.recorded(&labels.join("+")).await;

@@ -135,7 +135,11 @@ async fn a_full_disk_refuses_what_it_cannot_record() {
     }
     let (number, error) = refused.expect("the disk was never full");
     assert!(matches!(error, WorkerError::NotRecorded { .. }));
-    assert!(crate::error::chain(&error).contains("the node's disk is full"), "{}", crate::error::chain(&error));
+    assert!(
+        atoll_signals::with_causes(&error).contains("the node's disk is full"),
+        "{}",
+        atoll_signals::with_causes(&error)
+    );
     assert!(matches!(stage.agent.get(id(number)), Err(WorkerError::NotFound { .. })));
     assert_eq!(stage.agent.list(None).len(), number as usize - 1);
     assert!(row(&world, number).is_none());
