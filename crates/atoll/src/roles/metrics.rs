@@ -9,6 +9,7 @@ use atoll_proxy::Counters;
 use atoll_signals::metrics::{Samples, Source, names};
 use atoll_store::Timings;
 use atoll_worker::Agent;
+use atoll_worker::network::HostNetworks;
 
 use super::edge::JsonAccessLog;
 
@@ -104,6 +105,17 @@ impl Source for WorkerMetrics {
             samples.gauge(&names::WORKER_MACHINES, &[state], count);
         }
         samples.gauge(&names::WORKER_PROMISED, &[], self.0.node().memory_promised_mb as f64 * 1024.0 * 1024.0);
+    }
+}
+
+/// What the networks of this node's machines carried.
+pub struct NetworkMetrics(pub Arc<HostNetworks>);
+
+impl Source for NetworkMetrics {
+    fn collect(&self, samples: &mut Samples) {
+        for (counter, bytes) in self.0.total_traffic().figures() {
+            samples.counter(&names::WORKER_TRAFFIC, &[counter.class.as_str(), counter.direction.as_str()], bytes);
+        }
     }
 }
 

@@ -18,15 +18,15 @@ use atoll_model::{Owner, Row, RowKey};
 use atoll_rpc::channel::connect;
 use atoll_rpc::identity::{Expected, Role};
 use atoll_rpc::server::{accept, require_role};
-use atoll_signals::{STAGES, moment_us};
+use atoll_signals::{STAGES, moment_us, with_causes};
 use atoll_worker::grpc::{LocalService, WorkerService};
 use atoll_worker::network::{HostNetworks, NetworkConfig};
 use atoll_worker::seams::{BundleSeal, NoHook, RowSink, SealError};
-use atoll_worker::{Deps, Knobs, SystemClock, Worker, WorkerConfig};
+use atoll_worker::{Agent, Deps, Knobs, SystemClock, Worker, WorkerConfig};
 
 use super::catalogue::WatchService;
 use super::images::{NodeImages, Policy};
-use super::metrics::WorkerMetrics;
+use super::metrics::{NetworkMetrics, WorkerMetrics};
 use super::renewal::renew_forever;
 use super::sequence::DurablePublisher;
 use super::standing::{given_up, stop_machines};
@@ -55,6 +55,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         mesh: None,
     })
     .await?;
+    let networks = Arc::new(networks);
     let driver = ContainerDriver::new(&own.join("bin")).context("cannot prepare the container driver")?;
     let config = WorkerConfig {
         state_dir: own.clone(),
@@ -70,7 +71,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let deps = Deps {
         driver: Arc::new(driver),
         images: Arc::new(images.clone()),
-        networks: Arc::new(networks),
+        networks: networks.clone(),
         seal: Arc::new(NodeSeal(Keyring::new(Arc::new(keys)))),
         rows: Arc::new(NodeRows(rows.clone())),
         clock: Arc::new(SystemClock),
@@ -81,6 +82,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let agent = Worker::start(config, deps).await.context("cannot start the agent")?;
 
     tokio::spawn(renew_forever(live.clone(), control, state.identity("worker")));
+    tokio::spawn(count_traffic(networks.clone(), agent.clone()));
     let tally = images.tally();
     tokio::spawn(images.collect_forever(Policy {
         age: Duration::from_secs(u64::from(run.server.image_days) * 86_400),
@@ -104,7 +106,8 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         .serve_with_incoming(peers);
 
     if let Some(socket) = metrics_socket {
-        metrics::serve("worker", socket, vec![Arc::new(WorkerMetrics(agent.clone())), tally])?;
+        let machines = Arc::new(WorkerMetrics(agent.clone()));
+        metrics::serve("worker", socket, vec![machines, Arc::new(NetworkMetrics(networks)), tally])?;
     }
     supervisor::say_ready();
     tokio::select! {
@@ -120,6 +123,18 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     }
     agent.close();
     Ok(())
+}
+
+/// Keeps up with what the kernel counts of machines' networks.
+async fn count_traffic(networks: Arc<HostNetworks>, agent: Agent) {
+    let mut beat = tokio::time::interval(Duration::from_secs(15));
+    loop {
+        beat.tick().await;
+        let here = |machine| agent.get(machine).is_ok();
+        if let Err(error) = networks.read_traffic(here).await {
+            tracing::warn!(error = with_causes(&error), "bytes of machines are not counted for now");
+        }
+    }
 }
 
 /// Machines are changed by control alone; other nodes may watch.

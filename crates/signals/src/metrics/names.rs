@@ -50,6 +50,7 @@ metrics! {
     WORKER_COLLECTIONS = Counter "atoll_worker_image_collections" ["outcome"] "Times this node looked for images that no machine needs.";
     WORKER_IMAGES_FREED = Counter "atoll_worker_images_freed_bytes" [] "What these images held, packed and unpacked, in bytes.";
     WORKER_IMAGES_FREE = Gauge "atoll_worker_images_disk_free_ratio" [] "Share of the images' disk that was free at the last look.";
+    WORKER_TRAFFIC = Counter "atoll_worker_network_bytes" ["class", "direction"] "Bytes that machines exchanged with others than this node itself, by how far these were.";
 
     DNS_ANSWERS = Counter "atoll_dns_answers" ["code"] "Answers that needed nobody else, by code.";
     DNS_RECURSIONS = Counter "atoll_dns_recursions" [] "Questions for which upstream resolvers were asked.";

@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 
 use super::block::{Block, choose, overlap};
 use super::link::Names;
-use super::netlink::Netlink;
+use super::netlink::{Link, Netlink};
 use super::{NetworkConfig, failed, namespace};
 use crate::seams::NetworkError;
 
@@ -91,8 +91,9 @@ fn foreign_routes(netlink: &mut Netlink, names: Names, ours: Option<Ipv4Net>) ->
     Ok(routes.into_iter().filter(|route| !is_ours(route)).map(|(net, _)| net).collect())
 }
 
-/// Removes interfaces and namespaces of this instance that are not among `held`.
-pub fn sweep(names: Names, held: &BTreeSet<String>) -> Result<(), NetworkError> {
+/// Removes interfaces and namespaces of this instance that are not among `held`; returns the interfaces
+/// that stay.
+pub fn sweep(names: Names, held: &BTreeSet<String>) -> Result<Vec<Link>, NetworkError> {
     let list = failed("list what is left of machines' networks");
     let mut netlink = Netlink::open().map_err(failed("talk to the kernel about networks"))?;
     let links = netlink.links().map_err(list)?;
@@ -105,10 +106,10 @@ pub fn sweep(names: Names, held: &BTreeSet<String>) -> Result<(), NetworkError> 
             }
         }
     }
-    for link in links {
-        if link.name.starts_with(&names.link_prefix()) && !held.contains(&link.name) {
-            netlink.delete_link(&link.name).map_err(failed(format!("remove the interface {}", link.name)))?;
-        }
+    let own = links.into_iter().filter(|link| link.name.starts_with(&names.link_prefix()));
+    let (stay, go): (Vec<Link>, Vec<Link>) = own.partition(|link| held.contains(&link.name));
+    for link in go {
+        netlink.delete_link(&link.name).map_err(failed(format!("remove the interface {}", link.name)))?;
     }
-    Ok(())
+    Ok(stay)
 }

@@ -66,8 +66,15 @@ fn macs(slot: u32) -> (Mac, Mac) {
     ([0x02, 0x61, 0x74, high, low, 0x01], [0x02, 0x61, 0x74, high, low, 0x02])
 }
 
+/// What one run has.
+pub struct Attached {
+    pub namespace: PathBuf,
+    /// The interface's index on the host, which no other run gets.
+    pub index: u32,
+}
+
 /// Makes everything of one run anew.
-pub fn attach(names: Names, block: Block, pool: &Pool, plan: &NetworkPlan) -> Result<PathBuf, NetworkError> {
+pub fn attach(names: Names, block: Block, pool: &Pool, plan: &NetworkPlan) -> Result<Attached, NetworkError> {
     let link = names.link(plan.slot);
     let name = names.namespace(plan.machine);
     if namespace::path(&name).exists() {
@@ -95,7 +102,10 @@ pub fn attach(names: Names, block: Block, pool: &Pool, plan: &NetworkPlan) -> Re
     .map_err(failed(format!("make the interface {link}")))?;
     let made = configure(&mut host, &mut namespace.netlink, names, block, plan)
         .map_err(failed(format!("configure the interface {link}")))
-        .and_then(|()| namespace::name(&namespace, &name).map_err(failed(format!("name the namespace {name}"))));
+        .and_then(|index| {
+            let namespace = namespace::name(&namespace, &name).map_err(failed(format!("name the namespace {name}")))?;
+            Ok(Attached { namespace, index })
+        });
     if made.is_err() {
         // Nothing half made stays; should this fail too, the next attach finds it by its name.
         let _ = detach(names, plan);
@@ -109,7 +119,7 @@ fn configure(
     names: Names,
     block: Block,
     plan: &NetworkPlan,
-) -> std::io::Result<()> {
+) -> std::io::Result<u32> {
     let index = rustix::net::netdevice::name_to_index(host_socket()?, &names.link(plan.slot))?;
     let (host_mac, machine_mac) = macs(plan.slot);
     let ipv4 = IpAddr::V4(block.address(plan.slot));
@@ -138,7 +148,8 @@ fn configure(
     machine.settle(FAR_INDEX)?;
     host.settle(index)?;
     machine.await_address(FAR_INDEX, plan.ipv6)?;
-    host.await_address(index, HOST_LINK_LOCAL)
+    host.await_address(index, HOST_LINK_LOCAL)?;
+    Ok(index)
 }
 
 fn host_socket() -> std::io::Result<std::os::fd::OwnedFd> {

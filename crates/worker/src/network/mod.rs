@@ -23,22 +23,27 @@ mod link;
 mod namespace;
 mod netlink;
 mod rules;
+mod traffic;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use ipnet::Ipv4Net;
 
+use atoll_model::MachineId;
 use atoll_model::address::NetworkId;
 
 use crate::seams::{MachineNetworks, NetworkError, NetworkPlan};
 use block::Block;
 use link::Names;
 use namespace::Pool;
+use netlink::Link;
+use traffic::Ledger;
+pub use traffic::{Counter, Direction, Traffic, TrafficClass};
 
 /// What the networks are told at the start.
 #[derive(Clone, Debug)]
@@ -76,6 +81,7 @@ pub struct HostNetworks {
     mesh: Option<MeshFace>,
     /// Networks whose machines may already talk to each other here.
     admitted: Mutex<BTreeSet<NetworkId>>,
+    ledger: Mutex<Ledger>,
 }
 
 fn failed(action: impl Into<String>) -> impl FnOnce(io::Error) -> NetworkError {
@@ -96,7 +102,14 @@ impl HostNetworks {
         })
         .await?;
         let pool = Pool::start(config.ready_namespaces).map_err(failed("make namespaces"))?;
-        Ok(Self { names, block, pool: Arc::new(pool), mesh: config.mesh, admitted: Mutex::default() })
+        Ok(Self {
+            names,
+            block,
+            pool: Arc::new(pool),
+            mesh: config.mesh,
+            admitted: Mutex::default(),
+            ledger: Mutex::default(),
+        })
     }
 
     /// Where machines' addresses lie.
@@ -113,9 +126,32 @@ impl HostNetworks {
     }
 
     /// Removes interfaces and namespaces of slots that no machine holds.
-    async fn sweep(&self, machines: BTreeSet<String>) -> Result<(), NetworkError> {
+    async fn sweep(&self, machines: BTreeSet<String>) -> Result<Vec<Link>, NetworkError> {
         let names = self.names;
         blocking(move || host::sweep(names, &machines)).await
+    }
+
+    /// Reads what machines' networks carried since the reading before. What an interface carried after
+    /// its machine's end is known for two readings, if they are within an hour. `is_here` tells which
+    /// machines are this node's still.
+    pub async fn read_traffic(&self, is_here: impl Fn(MachineId) -> bool) -> Result<(), NetworkError> {
+        let reading = rules::read_traffic(self.names).await?;
+        self.ledger().record(&reading, is_here);
+        Ok(())
+    }
+
+    /// Bytes of machines of this node, as of the last reading and since this process began.
+    pub fn traffic(&self) -> BTreeMap<MachineId, Traffic> {
+        self.ledger().machines()
+    }
+
+    /// Bytes of all machines, those that have left included.
+    pub fn total_traffic(&self) -> Traffic {
+        self.ledger().total()
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -141,11 +177,14 @@ impl MachineNetworks for HostNetworks {
 
     async fn attach(&self, plan: &NetworkPlan) -> Result<PathBuf, NetworkError> {
         let (names, block, pool, plan) = (self.names, self.block, self.pool.clone(), *plan);
-        blocking(move || link::attach(names, block, &pool, &plan)).await
+        let attached = blocking(move || link::attach(names, block, &pool, &plan)).await?;
+        self.ledger().begin(attached.index, &names.link(plan.slot), plan.machine);
+        Ok(attached.namespace)
     }
 
     async fn detach(&self, plan: &NetworkPlan) -> Result<(), NetworkError> {
         let (names, plan) = (self.names, *plan);
+        self.ledger().end(&names.link(plan.slot));
         blocking(move || link::detach(names, &plan)).await
     }
 
@@ -154,7 +193,15 @@ impl MachineNetworks for HostNetworks {
         rules::run(rules::table(self.names, self.block, self.mesh.as_ref(), &networks)).await?;
         *self.admitted.lock().unwrap_or_else(PoisonError::into_inner) = networks;
         let held = plans.iter().flat_map(|plan| [self.names.link(plan.slot), self.names.namespace(plan.machine)]);
-        self.sweep(held.collect()).await
+        let links = self.sweep(held.collect()).await?;
+        let mut ledger = self.ledger();
+        for plan in plans {
+            let name = self.names.link(plan.slot);
+            if let Some(link) = links.iter().find(|link| link.name == name) {
+                ledger.begin(link.index, &name, plan.machine);
+            }
+        }
+        Ok(())
     }
 
     async fn admit(&self, network: NetworkId) -> Result<(), NetworkError> {

@@ -9,6 +9,7 @@ mod isolation;
 mod machines;
 mod mesh;
 mod neighbour;
+mod traffic;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

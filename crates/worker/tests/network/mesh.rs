@@ -26,7 +26,7 @@ fn face(instance: u32, address: Ipv6Addr) -> MeshFace {
 }
 
 /// A machine of the other host.
-fn far_plan(slot: u32, network: u32) -> NetworkPlan {
+pub fn far_plan(slot: u32, network: u32) -> NetworkPlan {
     let ipv6 = machine_address(NetworkId(network), 2, slot + 1);
     NetworkPlan { machine: MachineId::from_random(u64::from(slot) + 100), slot, network: NetworkId(network), ipv6 }
 }
@@ -54,16 +54,16 @@ fn nft(arguments: &str) {
 }
 
 /// Two hosts: on the near one machines of the networks 7 and 8, on the far one of 7 and 9.
-struct Two {
+pub struct Two {
     near_face: MeshFace,
     far_face: MeshFace,
     // Their namespaces and addresses stay for as long as they do.
-    _near: HostNetworks,
+    pub near: HostNetworks,
     _far: HostNetworks,
     neighbour: Neighbour,
-    a: PathBuf,
+    pub a: PathBuf,
     b: PathBuf,
-    far_a: PathBuf,
+    pub far_a: PathBuf,
     far_c: PathBuf,
 }
 
@@ -76,7 +76,7 @@ fn near_b() -> NetworkPlan {
 }
 
 impl Two {
-    async fn new(state: PathBuf) -> Self {
+    pub async fn new(state: PathBuf) -> Self {
         let (near_face, far_face) = (face(INSTANCE, NEAR_NODE), face(FAR_INSTANCE, FAR_NODE));
         let neighbour = Neighbour::new("far");
         let (far_plan_a, far_plan_c) = (far_plan(0, 7), far_plan(1, 9));
@@ -98,7 +98,7 @@ impl Two {
             .await;
         let a = machine(&near, &near_a()).await;
         let b = machine(&near, &near_b()).await;
-        Self { near_face, far_face, _near: near, _far: far, neighbour, a, b, far_a, far_c }
+        Self { near_face, far_face, near, _far: far, neighbour, a, b, far_a, far_c }
     }
 }
 

@@ -3,6 +3,7 @@
 //! names and groups, and what a network needs is added when its first machine is made.
 
 mod crossing;
+mod traffic;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,15 +14,16 @@ use tokio::io::AsyncWriteExt;
 
 use atoll_model::address::{NetworkId, machine_address};
 
-use super::MeshFace;
 use super::block::Block;
 use super::link::{ANY_INSTANCE, Names};
+use super::traffic::Reading;
+use super::{MeshFace, failed};
 use crate::seams::NetworkError;
 
 /// The network of the platform's own addresses, that no machine is in.
 const PLATFORM: NetworkId = NetworkId(0);
 
-/// The whole table, replacing an earlier one.
+/// The whole table, replacing an earlier one; the table that counts ([`traffic`]) keeps what it counted.
 ///
 /// - Sources are enforced at the machine's own interface: only what the host would route back there,
 ///   and nothing link-local. Both ends know each other's hardware address, so of neighbour discovery
@@ -39,6 +41,7 @@ pub fn table(names: Names, block: Block, mesh: Option<&MeshFace>, networks: &BTr
     let own = elements(networks.iter().filter_map(|network| own_network(*network)));
     let net = block.net();
     let crossing = mesh.map(|face| crossing::chains(&table, &machines, face)).unwrap_or_default();
+    let traffic = traffic::table(names, mesh);
     format!(
         r#"table inet {table} {{}}
 delete table inet {table}
@@ -93,7 +96,7 @@ table inet {table} {{
         ip saddr {net} oifname != "{any_machine}" masquerade
     }}
 }}
-{crossing}"#
+{crossing}{traffic}"#
     )
 }
 
@@ -108,8 +111,9 @@ pub fn admission(names: Names, network: NetworkId) -> String {
 }
 
 pub fn removal(names: Names) -> String {
-    let table = names.prefix();
-    format!("table inet {table} {{}}\ndelete table inet {table}\n")
+    [names.prefix(), traffic::table_name(names)]
+        .map(|table| format!("table inet {table} {{}}\ndelete table inet {table}\n"))
+        .concat()
 }
 
 /// Both interfaces in the network's group.
@@ -131,11 +135,23 @@ fn elements(elements: impl Iterator<Item = String>) -> String {
 
 /// Applies a transaction.
 pub async fn run(script: String) -> Result<(), NetworkError> {
-    let failed = |source| NetworkError { action: "change the packet filter with nft".into(), source };
+    nft(&["-f", "-"], script).await.map_err(failed("change the packet filter with nft")).map(|_| ())
+}
+
+/// What has been counted.
+pub async fn read_traffic(names: Names) -> Result<Reading, NetworkError> {
+    let action = "read what machines' networks carried with nft";
+    let table = traffic::table_name(names);
+    let listing = nft(&["--json", "list", "table", "inet", &table], String::new()).await.map_err(failed(action))?;
+    super::traffic::parse(&listing).map_err(|error| failed(action)(error.into()))
+}
+
+/// Runs the program; what it writes.
+async fn nft(arguments: &[&str], input: String) -> io::Result<Vec<u8>> {
     let mut nft = tokio::process::Command::new("nft")
-        .args(["-f", "-"])
+        .args(arguments)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
@@ -144,16 +160,15 @@ pub async fn run(script: String) -> Result<(), NetworkError> {
                 io::Error::new(error.kind(), "the program nft is missing: install the package nftables")
             }
             _ => error,
-        })
-        .map_err(failed)?;
+        })?;
     if let Some(mut stdin) = nft.stdin.take() {
-        stdin.write_all(script.as_bytes()).await.map_err(failed)?;
+        stdin.write_all(input.as_bytes()).await?;
     }
-    let output = nft.wait_with_output().await.map_err(failed)?;
+    let output = nft.wait_with_output().await?;
     if output.status.success() {
-        Ok(())
+        Ok(output.stdout)
     } else {
-        Err(failed(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())))
+        Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
     }
 }
 
