@@ -6,8 +6,12 @@ use atoll_model::{NodeName, RegionCode};
 use atoll_rpc::ca::request_key_fingerprint;
 use atoll_rpc::identity::{Identity, Role};
 use atoll_rpc::join_token::JoinToken;
-use atoll_rpc::proto::control::{JoinReply, JoinRequest};
-use atoll_store::{ErrorKind, MachineFilter, NewNode, NewToken, Node, NodeReport, NodeStatus, TokenHash, TokenKind};
+use atoll_rpc::proto::control::{EnterMeshRequest, JoinReply, JoinRequest};
+use atoll_store::{
+    ErrorKind, MachineFilter, NewNode, NewToken, Node, NodeMesh, NodeReport, NodeStatus, TokenHash, TokenKind,
+};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 
 use crate::rows::node_row;
 use crate::{Control, ControlError, ControlResult, Kind};
@@ -133,6 +137,7 @@ impl Control {
         let reply = JoinReply {
             worker_chain: issue(Role::Worker, &request.worker_csr)?,
             edge_chain: issue(Role::Edge, &request.edge_csr)?,
+            net_chain: issue(Role::Net, &request.net_csr)?,
             roots: self.authority.root_pem().to_owned(),
             epoch: node.epoch,
             platform: self.settings.platform.clone(),
@@ -141,6 +146,23 @@ impl Control {
         self.node_publish(&node).await?;
         tracing::info!(node = %node.name, region = %node.region, epoch = node.epoch, "a server joined");
         Ok(reply)
+    }
+
+    /// Notes as whom and where a server takes part in the mesh, and tells everybody.
+    pub async fn node_enter_mesh(&self, name: &NodeName, request: &EnterMeshRequest) -> ControlResult<()> {
+        let port = u16::try_from(request.port).ok().filter(|port| *port > 0);
+        let port = port.ok_or_else(|| ControlError::invalid(format!("{} is no UDP port", request.port)))?;
+        let mesh = NodeMesh { public_key: mesh_key(&request.public_key)?, port };
+        let (wanted, now) = (name.clone(), self.now_ms());
+        let node = self
+            .store
+            .write(move |tx| {
+                let (wanted, mesh) = (wanted.clone(), mesh.clone());
+                async move { tx.node_set_mesh(&wanted, &mesh, now).await }
+            })
+            .await
+            .map_err(|error| node_error(error, name))?;
+        self.node_publish(&node).await
     }
 
     /// Enters the server that control itself runs on; at every start.
@@ -251,6 +273,13 @@ impl Control {
         self.rows.put(node_row(node));
         Ok(())
     }
+}
+
+/// The key in the one form that all compare.
+fn mesh_key(text: &str) -> ControlResult<String> {
+    let bytes = BASE64_STANDARD.decode(text).ok().filter(|bytes| bytes.len() == 32);
+    let bytes = bytes.ok_or_else(|| ControlError::invalid("a mesh key is 32 bytes in base64"))?;
+    Ok(BASE64_STANDARD.encode(bytes))
 }
 
 /// Refuses a server whose clock cannot be told from a broken one.

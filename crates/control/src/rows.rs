@@ -1,9 +1,10 @@
 //! Control's own rows of the catalogue, made from its records: apps, nodes, certificates. Publishing
 //! what is already published changes nothing, so a full pass may run at any time.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use atoll_model::row::{AppRow, CertificateRow, NodeRow, NodeState};
+use atoll_model::row::{AppRow, CertificateRow, MeshEnd, NodeRow, NodeState};
 use atoll_model::{Row, RowKey, RowVersion};
 use atoll_store::{App, AppStatus, Node, NodeStatus, PageRequest};
 
@@ -45,6 +46,10 @@ pub fn node_row(node: &Node) -> Row {
         backhaul: node.backhaul,
         worker_rpc: node.worker_rpc,
         public_addresses: Vec::new(),
+        mesh: node.mesh.as_ref().zip(node.backhaul).map(|(mesh, backhaul)| MeshEnd {
+            public_key: mesh.public_key.clone(),
+            endpoint: SocketAddr::new(backhaul.ip(), mesh.port),
+        }),
     })
 }
 

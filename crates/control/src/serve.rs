@@ -14,7 +14,7 @@ use atoll_rpc::identity::Role;
 use atoll_rpc::proto::control::enrolment_server::Enrolment;
 use atoll_rpc::proto::control::nodes_server::Nodes;
 use atoll_rpc::proto::control::{
-    BlobChunk, BlobRequest, JoinReply, JoinRequest, RenewReply, RenewRequest, StandingReply, StandingRequest,
+    BlobChunk, BlobRequest, EnterMeshReply, EnterMeshRequest, JoinReply, JoinRequest, RenewReply, RenewRequest, StandingReply, StandingRequest,
 };
 use atoll_rpc::server::require_role;
 use atoll_rpc::stream::Peer;
@@ -68,13 +68,19 @@ impl Enrolment for ControlServices {
 impl Nodes for ControlServices {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
         // Exactly what the caller has proven to be, and nothing else.
-        let identity = require_role(&request, &[Role::Worker, Role::Edge])?;
+        let identity = require_role(&request, &[Role::Worker, Role::Edge, Role::Net])?;
         let chain = self
             .0
             .authority
             .issue_node(&request.get_ref().csr, &identity, self.0.now_ms() / 1000)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         Ok(Response::new(RenewReply { chain, roots: self.0.authority.root_pem().to_owned() }))
+    }
+
+    async fn enter_mesh(&self, request: Request<EnterMeshRequest>) -> Result<Response<EnterMeshReply>, Status> {
+        let node = require_role(&request, &[Role::Net])?.node;
+        self.0.node_enter_mesh(&node, request.get_ref()).await?;
+        Ok(Response::new(EnterMeshReply {}))
     }
 
     type BlobStream = Pin<Box<ReceiverStream<Result<BlobChunk, Status>>>>;

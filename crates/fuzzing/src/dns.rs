@@ -42,6 +42,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         backhaul: None,
         worker_rpc: None,
         public_addresses: vec![[192, 0, 2, 1].into()],
+        mesh: None,
     });
     let machine = Row::decode(&key, &owner, MACHINE.as_bytes()).expect("a machine's row");
     let catalogue = Snapshot::from_rows([app, node, machine]);

@@ -7,7 +7,7 @@ use crate::config::{AddressChange, Desired, PeerConfig, PeerStatus, Settings};
 use crate::error::MeshError;
 use crate::kernel::{self, Kernel};
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
-use crate::userspace::{Dropped, Userspace};
+use crate::userspace::{self, Dropped, Userspace};
 
 /// Who encrypts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,21 +118,45 @@ impl fmt::Debug for Opened {
     }
 }
 
+/// A link that is there and, if it is this process's, carries nothing yet.
+pub enum Made {
+    Kernel(Kernel),
+    Userspace(userspace::Made, String),
+}
+
+impl Made {
+    /// Begins to carry, with the privileges of the calling thread: all but the right to configure networks
+    /// may be gone by now.
+    ///
+    /// # Errors
+    /// If there are too many threads.
+    pub fn start(self) -> Result<Opened, MeshError> {
+        match self {
+            Self::Kernel(kernel) => {
+                Ok(Opened { backend: Box::new(kernel), reason: "the kernel has WireGuard".to_owned() })
+            }
+            Self::Userspace(made, reason) => Ok(Opened { backend: Box::new(made.start()?), reason }),
+        }
+    }
+}
+
 /// Makes the link in the network namespace of the calling thread: by the kernel where it has WireGuard,
 /// else in this process.
 ///
 /// # Errors
 /// If the name is not free or not one, the port is taken, or the privilege is missing.
-pub fn open(settings: &Settings) -> Result<Opened, MeshError> {
+pub fn make(settings: &Settings) -> Result<Made, MeshError> {
     settings.check()?;
     match kernel::probe() {
-        kernel::Probe::Present => {
-            let backend = Box::new(Kernel::open(settings)?);
-            Ok(Opened { backend, reason: "the kernel has WireGuard".to_owned() })
-        }
-        kernel::Probe::Absent(reason) => {
-            let backend = Box::new(Userspace::open(settings)?);
-            Ok(Opened { backend, reason })
-        }
+        kernel::Probe::Present => Kernel::open(settings).map(Made::Kernel),
+        kernel::Probe::Absent(reason) => Ok(Made::Userspace(Userspace::make(settings)?, reason)),
     }
+}
+
+/// [`make`]s the link and begins.
+///
+/// # Errors
+/// As [`make`].
+pub fn open(settings: &Settings) -> Result<Opened, MeshError> {
+    make(settings)?.start()
 }

@@ -16,7 +16,7 @@ mod key;
 pub mod probe;
 pub mod userspace;
 
-pub use backend::{Backend, Kind, Opened, open};
+pub use backend::{Backend, Kind, Made, Opened, make, open};
 pub use config::{AddressChange, Desired, MAX_ADDRESSES, MAX_PEERS, PeerConfig, PeerStatus, Settings, link_mtu};
 pub use error::MeshError;
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};

@@ -33,6 +33,17 @@ pub fn network_of(address: Ipv6Addr) -> Option<NetworkId> {
     (bits >> 112 == 0xfdaa).then_some(NetworkId((bits >> 80) as u32))
 }
 
+/// The address of a server in the mesh. It follows from the server's public key there, so that nobody can
+/// claim another's: network 0, which no organization has, then the key's first 64 bits.
+pub fn node_address(public_key: &[u8; 32]) -> Ipv6Addr {
+    let [a, b, c, d, e, f, g, h, ..] = *public_key;
+    Ipv6Addr::from_bits(NODES | u128::from(u64::from_be_bytes([a, b, c, d, e, f, g, h])))
+}
+
+/// Leading bits that all servers' addresses share.
+pub const NODES_PREFIX: u8 = 64;
+const NODES: u128 = PREFIX | 1 << 64;
+
 /// The DNS server that every machine asks, on its own node.
 pub const MACHINE_DNS: Ipv6Addr = Ipv6Addr::new(0xfdaa, 0, 0, 0, 0, 0, 0, 3);
 
@@ -52,6 +63,15 @@ mod tests {
         let address = machine_address(NetworkId(0x0000_3ec2), 0x0a7b_5adc, 0x6068_5b85);
         assert_eq!(address, "fdaa:0:3ec2:a7b:5adc:6068:5b85:2".parse::<Ipv6Addr>().unwrap());
         assert_eq!(network_of(address), Some(NetworkId(0x3ec2)));
+    }
+
+    #[test]
+    fn a_server_has_the_address_of_its_key_in_a_network_of_no_organization() {
+        let mut key = [7; 32];
+        key[..3].copy_from_slice(&[0x12, 0x34, 0xff]);
+        let address = node_address(&key);
+        assert_eq!(address, "fdaa:0:0:1:1234:ff07:707:707".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(network_of(address), Some(NetworkId(0)));
     }
 
     #[test]

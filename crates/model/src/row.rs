@@ -204,6 +204,19 @@ pub struct NodeRow {
     /// Where users reach this node's edge, if they do. Public DNS answers with them by place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub public_addresses: Vec<IpAddr>,
+    /// Its end of the mesh, once it has told control.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<MeshEnd>,
+}
+
+/// Where and as whom a server takes part in the mesh.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MeshEnd {
+    /// The WireGuard key, 32 bytes in base64. Its address in the mesh follows from it, see
+    /// [`node_address`](crate::address::node_address).
+    pub public_key: String,
+    /// UDP.
+    pub endpoint: SocketAddr,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -311,6 +324,7 @@ mod tests {
             backhaul: None,
             worker_rpc: None,
             public_addresses: Vec::new(),
+            mesh: None,
         })
     }
 

@@ -12,6 +12,7 @@ pub enum Role {
     Control,
     Worker,
     Edge,
+    Net,
 }
 
 impl Role {
@@ -20,6 +21,7 @@ impl Role {
             Self::Control => "control",
             Self::Worker => "worker",
             Self::Edge => "edge",
+            Self::Net => "net",
         }
     }
 }
@@ -59,6 +61,7 @@ impl FromStr for Identity {
             "control" => Role::Control,
             "worker" => Role::Worker,
             "edge" => Role::Edge,
+            "net" => Role::Net,
             _ => return Err(invalid()),
         };
         if platform.is_empty() || !platform.bytes().all(|b| b.is_ascii_hexdigit()) {

@@ -75,6 +75,7 @@ async fn enrol(
         _ => signing_request()?,
     };
     let (edge_key, edge_csr) = signing_request()?;
+    let (net_key, net_csr) = signing_request()?;
     let channel = connect_to_join(address, &token.root_fingerprint).await?;
     let request = JoinRequest {
         token: token.secret.clone(),
@@ -84,6 +85,7 @@ async fn enrol(
         worker_rpc: advertised(options, options.worker_rpc).to_string(),
         worker_csr: worker_csr.into(),
         edge_csr: edge_csr.into(),
+        net_csr: net_csr.into(),
         cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
         memory_mb: host_memory_mb(),
         clock_ms: now_unix() * 1000,
@@ -96,11 +98,15 @@ async fn enrol(
         .map_err(|status| anyhow::anyhow!("control refused: {}", status.message()))?
         .into_inner();
 
-    for (role, key_pem, chain_pem) in [("worker", worker_key, reply.worker_chain), ("edge", edge_key, reply.edge_chain)]
-    {
+    for (role, key_pem, chain_pem) in [
+        ("worker", worker_key, reply.worker_chain),
+        ("edge", edge_key, reply.edge_chain),
+        ("net", net_key, reply.net_chain),
+    ] {
         IdentityMaterial { key_pem, chain_pem, roots_pem: reply.roots.clone() }.save(&state.identity(role))?;
     }
     hand_over(&state.identity("edge"), options.edge_uid)?;
+    hand_over(&state.identity("net"), options.net_uid)?;
     write_durably(&state.ca_certificate(), reply.roots.as_bytes(), false).context("cannot write ca.pem")?;
     let node = NodeFile {
         platform: reply.platform,

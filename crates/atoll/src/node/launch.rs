@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
+use atoll_net::Place;
 use atoll_rpc::files::write_durably;
 
 use super::options::{ControlOptions, ServerOptions};
 use super::setup;
 use super::sockets::{self, Inherited};
 use super::state::{NodeFile, StateDir};
-use super::supervisor::{self, Plan, Process, RoleLock};
+use super::supervisor::{self, Plan, Process, RoleLock, User};
 
 /// Run a server of your own: the first of a platform, or one that has joined before
 #[derive(Args, Clone, Debug)]
@@ -36,6 +38,7 @@ pub struct RunFile {
     /// Where this server really listens, also where an option said port 0.
     pub backhaul: SocketAddr,
     pub worker_rpc: SocketAddr,
+    pub place: Place,
 }
 
 /// The ready file: where this server serves.
@@ -94,10 +97,9 @@ pub async fn launch(
     control: Option<ControlOptions>,
 ) -> anyhow::Result<()> {
     let grace = Duration::from_secs(server.drain_seconds);
-    supervisor::end_leftovers(&state, &["control", "worker", "edge"], Duration::from_secs(2))?;
+    supervisor::end_leftovers(&state, &["control", "worker", "edge", "net"], Duration::from_secs(2))?;
 
-    for process in ["control", "edge"] {
-        let uid = if process == "control" { server.control_uid } else { server.edge_uid };
+    for (process, uid) in [("control", server.control_uid), ("edge", server.edge_uid), ("net", server.net_uid)] {
         supervisor::hand_over_lock(&state, process, uid)?;
     }
     let mut processes = Vec::new();
@@ -132,13 +134,13 @@ pub async fn launch(
         node.save(&state)?;
         ready.token_file = Some(state.root_token().display().to_string());
         sockets.add("metrics", metrics_socket("control")?);
-        processes.push(Process { role: "control", uid: Some(server.control_uid), sockets });
+        processes.push(Process::unprivileged("control", server.control_uid, sockets));
     }
     let mut sockets = Inherited::default();
     sockets.add("worker-rpc", sockets::bind("worker-rpc", server.worker_rpc)?);
     ready.worker_rpc = shown(&sockets, "worker-rpc");
     sockets.add("metrics", metrics_socket("worker")?);
-    processes.push(Process { role: "worker", uid: None, sockets });
+    processes.push(Process { role: "worker", user: None, sockets });
 
     let mut sockets = Inherited::default();
     sockets.add("http", sockets::bind("http", server.http)?);
@@ -148,7 +150,17 @@ pub async fn launch(
     ready.https = shown(&sockets, "https");
     ready.backhaul = shown(&sockets, "backhaul");
     sockets.add("metrics", metrics_socket("edge")?);
-    processes.push(Process { role: "edge", uid: Some(server.edge_uid), sockets });
+    processes.push(Process::unprivileged("edge", server.edge_uid, sockets));
+
+    let place = setup::private_place(&state, &node, &server)?;
+    let mut sockets = Inherited::default();
+    let (udp, tcp) = sockets::bind_private_dns(place.address)?;
+    sockets.add("dns-udp", udp);
+    sockets.add("dns-tcp", tcp);
+    sockets.add("metrics", metrics_socket("net")?);
+    // The interface's device file may be root's alone; this right is given up once it is open.
+    let capabilities = CapabilitySet::NET_ADMIN | CapabilitySet::DAC_OVERRIDE;
+    processes.push(Process { role: "net", user: Some(User { id: server.net_uid, capabilities }), sockets });
     let metrics = metrics_socket("supervisor")?;
 
     let bound = |address: &str| address.parse().context("a listening socket has no address");
@@ -157,6 +169,7 @@ pub async fn launch(
         worker_rpc: bound(&ready.worker_rpc)?,
         server: server.clone(),
         control: control.clone(),
+        place,
     };
     write_durably(&state.options_file(), &serde_json::to_vec_pretty(&run_file)?, false)
         .context("cannot write the options for the processes")?;

@@ -6,6 +6,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use atoll_driver::ContainerDriver;
+use atoll_net::Place;
+use atoll_net::routes::Routes;
 use atoll_worker::remove_traces;
 
 use super::launch::{require_root, take_supervisor_lock};
@@ -38,16 +40,18 @@ pub async fn leave(command: LeaveCommand) -> anyhow::Result<()> {
     }
     let _supervisor = take_supervisor_lock(&state)?;
     let mut locks = Vec::new();
-    for role in ["control", "worker", "edge"] {
+    for role in ["control", "worker", "edge", "net"] {
         match RoleLock::take(&state, role)? {
             Ok(lock) => locks.push(lock),
             Err(pid) => bail!("process {pid} ({role}) of this server still runs: stop the server first"),
         }
     }
     let own = state.role("worker");
-    let instance = u32::from_str_radix(node.mark(), 16).context("the instance in node.json is not hex")?;
+    let instance = node.instance_number()?;
     let driver = ContainerDriver::new(&own.join("bin")).context("cannot prepare the container driver")?;
     let machines = remove_traces(&own, instance, &driver).await?;
+    let key = atoll_net::key::load_or_create(&state.mesh_key())?;
+    Routes::open(&Place::new(instance, key.public(), 0))?.remove().await?;
     // Last: until then the same command finishes what a kill interrupted.
     let left = state.node_file().with_extension("json.left");
     std::fs::rename(state.node_file(), &left)

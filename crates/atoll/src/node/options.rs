@@ -42,6 +42,10 @@ pub struct ServerOptions {
     #[arg(long, env = "ATOLL_WORKER_RPC", default_value = "0.0.0.0:4283")]
     pub worker_rpc: SocketAddr,
 
+    /// Servers' private network: the UDP port of WireGuard
+    #[arg(long, env = "ATOLL_MESH_PORT", default_value_t = 51820)]
+    pub mesh_port: u16,
+
     /// The address at which other nodes reach this one [default: the listening one, or the one control sees]
     #[arg(long, env = "ATOLL_ADVERTISE")]
     pub advertise: Option<std::net::IpAddr>,
@@ -85,6 +89,10 @@ pub struct ServerOptions {
     /// User id that the edge runs as (no account needed)
     #[arg(long, env = "ATOLL_EDGE_UID", default_value_t = 64901)]
     pub edge_uid: u32,
+
+    /// User id that the private network runs as (no account needed)
+    #[arg(long, env = "ATOLL_NET_UID", default_value_t = 64902)]
+    pub net_uid: u32,
 }
 
 /// Knobs of control.

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 
 use atoll_model::{NodeName, RegionCode};
+use atoll_net::Place;
 use atoll_rpc::ca::{Authority, signing_request};
 use atoll_rpc::files::write_durably;
 use atoll_rpc::identity::{Identity, Role};
@@ -25,7 +26,15 @@ pub fn make_folders(state: &StateDir, options: &ServerOptions) -> anyhow::Result
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
     private_dir(&state.role("worker"), 0)?;
-    private_dir(&state.role("edge"), options.edge_uid)
+    private_dir(&state.role("edge"), options.edge_uid)?;
+    private_dir(&state.role("net"), options.net_uid)
+}
+
+/// This server's part in the mesh; its key is made where there is none yet.
+pub fn private_place(state: &StateDir, node: &NodeFile, options: &ServerOptions) -> anyhow::Result<Place> {
+    let key = atoll_net::key::load_or_create(&state.mesh_key())?;
+    hand_over(&state.mesh_key(), options.net_uid)?;
+    Ok(Place::new(node.instance_number()?, key.public(), options.mesh_port))
 }
 
 /// A known region, or an error that lists them.
@@ -96,7 +105,7 @@ pub fn prepare_first_server(
         .with_node_life(Duration::from_secs(control.certificate_seconds));
     write_durably(&state.ca_certificate(), authority.root_pem().as_bytes(), false).context("cannot write ca.pem")?;
     // Issued at every start: whatever the server slept through, its own certificates are fresh.
-    for role in [Role::Control, Role::Worker, Role::Edge] {
+    for role in [Role::Control, Role::Worker, Role::Edge, Role::Net] {
         let (key_pem, request) = signing_request()?;
         let identity = Identity { platform: node.platform.clone(), role, node: node.name.clone() };
         let chain_pem = authority.issue_node(&request, &identity, now_unix())?;
@@ -105,6 +114,7 @@ pub fn prepare_first_server(
     }
     hand_over(&state.role("control"), options.control_uid)?;
     hand_over(&state.identity("edge"), options.edge_uid)?;
+    hand_over(&state.identity("net"), options.net_uid)?;
     node.save(state)?;
     Ok(node)
 }

@@ -2,7 +2,7 @@
 //! that connections wait in the kernel while a process is replaced.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
@@ -27,6 +27,27 @@ pub fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
         Ok(socket.into())
     };
     listen().with_context(|| format!("cannot listen on {address} (--{flag}); is another program using it?"))
+}
+
+/// Where machines' questions to their DNS server are led; the address need not be this host's yet.
+pub fn bind_private_dns(address: Ipv6Addr) -> anyhow::Result<(UdpSocket, TcpListener)> {
+    let at = SocketAddr::from((address, 53));
+    let bound = |kind: Type, protocol: Protocol| -> std::io::Result<Socket> {
+        let socket = Socket::new(Domain::IPV6, kind, Some(protocol))?;
+        socket.set_freebind_v6(true)?;
+        socket.set_reuse_address(kind == Type::STREAM)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&at.into())?;
+        Ok(socket)
+    };
+    let both = || -> std::io::Result<(UdpSocket, TcpListener)> {
+        let tcp = bound(Type::STREAM, Protocol::TCP)?;
+        tcp.listen(1024)?;
+        Ok((bound(Type::DGRAM, Protocol::UDP)?.into(), tcp.into()))
+    };
+    both().with_context(|| {
+        format!("cannot listen on {at} for machines' DNS; does another DNS server of this host listen on every address?")
+    })
 }
 
 /// Listens at `path`, where only `uid` and root may connect.
@@ -98,6 +119,12 @@ pub fn tcp_listener(sockets: &mut Handed, name: &str) -> anyhow::Result<TcpListe
 pub fn tokio_listener(sockets: &mut Handed, name: &str) -> anyhow::Result<tokio::net::TcpListener> {
     let listener = tcp_listener(sockets, name)?;
     tokio::net::TcpListener::from_std(listener).with_context(|| format!("the socket {name:?} cannot be used"))
+}
+
+/// Takes one UDP socket out of the set.
+pub fn udp_socket(sockets: &mut Handed, name: &str) -> anyhow::Result<UdpSocket> {
+    let socket = sockets.remove(name).map(UdpSocket::from);
+    socket.with_context(|| format!("the supervisor handed over no socket {name:?}"))
 }
 
 /// Takes one Unix socket out of the set; `None` when this process was given none of that name.

@@ -47,6 +47,11 @@ impl StateDir {
         self.role(role).join("identity.pem")
     }
 
+    /// The server's secret in the mesh.
+    pub fn mesh_key(&self) -> PathBuf {
+        self.role("net").join("mesh.key")
+    }
+
     pub fn authority(&self) -> PathBuf {
         self.role("control").join("ca")
     }
@@ -100,6 +105,11 @@ impl NodeFile {
     pub fn save(&self, state: &StateDir) -> anyhow::Result<()> {
         let text = serde_json::to_vec_pretty(self)?;
         write_durably(&state.node_file(), &text, false).context("cannot write the node's file")
+    }
+
+    /// The number in the names of kernel objects.
+    pub fn instance_number(&self) -> anyhow::Result<u32> {
+        u32::from_str_radix(self.mark(), 16).context("the instance in node.json is not hex")
     }
 
     /// The 8 hex characters in the names of kernel objects.

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::fs::FlockOperation;
+use rustix::thread::{CapabilitySet, CapabilitySets};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -36,8 +37,22 @@ pub const READY_VARIABLE: &str = "ATOLL_READY_FD";
 pub struct Process {
     pub role: &'static str,
     /// `None`: stays root.
-    pub uid: Option<u32>,
+    pub user: Option<User>,
     pub sockets: Inherited,
+}
+
+impl Process {
+    pub fn unprivileged(role: &'static str, id: u32, sockets: Inherited) -> Self {
+        Self { role, user: Some(User { id, capabilities: CapabilitySet::empty() }), sockets }
+    }
+}
+
+/// Whom a process runs as.
+#[derive(Clone, Copy)]
+pub struct User {
+    pub id: u32,
+    /// What it may do beyond its user.
+    pub capabilities: CapabilitySet,
 }
 
 /// Everything the supervisor needs to know.
@@ -237,33 +252,45 @@ fn start(process: &Process, state: &StateDir) -> anyhow::Result<(Child, OwnedFd)
         .env(variable, value)
         .env(READY_VARIABLE, ready_write.as_raw_fd().to_string())
         .stdin(std::process::Stdio::null());
-    let uid = process.uid;
+    let user = process.user;
     // SAFETY: between fork and exec only async-signal-safe system calls are made.
     unsafe {
-        command.pre_exec(move || prepare_child(&keep, uid));
+        command.pre_exec(move || prepare_child(&keep, user));
     }
     let child = Command::from(command).spawn().with_context(|| format!("cannot start {}", process.role))?;
     Ok((child, ready_read))
 }
 
 /// Runs in the child before exec: keeps the handed descriptors open and gives up root.
-fn prepare_child(keep: &[RawFd], uid: Option<u32>) -> std::io::Result<()> {
+fn prepare_child(keep: &[RawFd], user: Option<User>) -> std::io::Result<()> {
     for fd in keep {
         // SAFETY: these descriptors are open in the parent and so in its fresh copy.
         let fd = unsafe { rustix::fd::BorrowedFd::borrow_raw(*fd) };
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
     }
-    if let Some(uid) = uid {
+    if let Some(User { id, capabilities }) = user {
+        rustix::thread::set_keep_capabilities(!capabilities.is_empty())?;
         // SAFETY: plain system calls; libc's wrappers would also work on other threads, but after
         // fork there is only this one.
         unsafe {
-            if libc::setgroups(0, std::ptr::null()) != 0 || libc::setgid(uid) != 0 || libc::setuid(uid) != 0 {
+            if libc::setgroups(0, std::ptr::null()) != 0 || libc::setgid(id) != 0 || libc::setuid(id) != 0 {
                 return Err(std::io::Error::last_os_error());
             }
         }
+        keep_only(capabilities)?;
     }
     // A terminal's Ctrl-C reaches the supervisor alone, which then ends the others in order.
     rustix::process::setsid()?;
+    Ok(())
+}
+
+/// Gives up all capabilities of this thread but these, which also outlive the start of another program.
+pub fn keep_only(capabilities: CapabilitySet) -> std::io::Result<()> {
+    let sets = CapabilitySets { effective: capabilities, permitted: capabilities, inheritable: capabilities };
+    rustix::thread::set_capabilities(None, sets)?;
+    for capability in capabilities.iter() {
+        rustix::thread::configure_capability_in_ambient_set(capability, true)?;
+    }
     Ok(())
 }
 

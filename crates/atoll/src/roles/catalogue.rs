@@ -5,12 +5,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
+use atoll_catalogue::protocol::Positions;
+use atoll_catalogue::protocol::hub::SessionId;
+use atoll_catalogue::protocol::message::{Ack, LeaseGrant, Part};
+use atoll_catalogue::protocol::series::Session;
 use atoll_catalogue::watch::{BoxError, CHANNEL_MESSAGES, Source, Streams, serve_watch};
+use atoll_model::NodeName;
 use atoll_rpc::identity::Role;
 use atoll_rpc::proto::catalogue::WatchFrame;
 use atoll_rpc::proto::catalogue::catalogue_client::CatalogueClient;
@@ -37,17 +42,43 @@ impl<S: Source + 'static> Catalogue for WatchService<S> {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchFrame, Status>> + Send>>;
 
     async fn watch(&self, request: Request<Streaming<WatchFrame>>) -> Result<Response<Self::WatchStream>, Status> {
-        let watcher = require_role(&request, self.allowed)?.node;
+        let identity = require_role(&request, self.allowed)?;
+        let (watcher, leased) = (identity.node, identity.role != Role::Net);
         let incoming = request.into_inner().map_ok(|frame| frame.body);
         let (outgoing, messages) = mpsc::channel(CHANNEL_MESSAGES);
         let source = self.source.clone();
         tokio::spawn(async move {
-            if let Err(error) = serve_watch(&*source, watcher.clone(), incoming, outgoing).await {
+            let ended = match leased {
+                true => serve_watch(&*source, watcher.clone(), incoming, outgoing).await,
+                false => serve_watch(&Unleased(&*source), watcher.clone(), incoming, outgoing).await,
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%watcher, %error, "a watch ended");
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(messages).map(|body| Ok(WatchFrame { body })))))
     }
+}
+
+/// Rows for somebody whom no barrier waits for: only edges decide who gets a request.
+struct Unleased<'a, S>(&'a S);
+
+impl<S: Source> Source for Unleased<'_, S> {
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.0.changed()
+    }
+
+    fn next_part(&self, session: &mut Session) -> Option<Part> {
+        self.0.next_part(session)
+    }
+
+    fn opened(&self, _: &NodeName, _: SessionId, _: &Positions) {}
+
+    fn acknowledged(&self, _: &NodeName, _: SessionId, _: Ack) -> Option<LeaseGrant> {
+        None
+    }
+
+    fn ended(&self, _: &NodeName, _: SessionId) {}
 }
 
 /// Opens a watch on a peer.

@@ -7,7 +7,9 @@ mod edge;
 pub mod guard;
 mod images;
 mod metrics;
+mod net;
 mod renewal;
+mod replica;
 mod sequence;
 mod standing;
 mod worker;
@@ -56,6 +58,7 @@ pub fn run(role: &str, state: PathBuf) -> anyhow::Result<()> {
         "control" => runtime(2)?.block_on(control::run(common)),
         "worker" => runtime(2)?.block_on(worker::run(common)),
         "edge" => runtime(1)?.block_on(edge::run(common)),
+        "net" => net::run(common),
         other => bail!("there is no role {other:?}"),
     }
 }

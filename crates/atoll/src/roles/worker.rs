@@ -15,12 +15,13 @@ use atoll_driver::ContainerDriver;
 use atoll_images::ImageStore;
 use atoll_keyring::{FileKeys, Keyring};
 use atoll_model::{Owner, Row, RowKey};
+use atoll_net::Place;
 use atoll_rpc::channel::connect;
 use atoll_rpc::identity::{Expected, Role};
 use atoll_rpc::server::{accept, require_role};
 use atoll_signals::{STAGES, moment_us, with_causes};
 use atoll_worker::grpc::{LocalService, WorkerService};
-use atoll_worker::network::{HostNetworks, NetworkConfig};
+use atoll_worker::network::{HostNetworks, MeshFace, NetworkConfig};
 use atoll_worker::seams::{BundleSeal, NoHook, RowSink, SealError};
 use atoll_worker::{Agent, Deps, Knobs, SystemClock, Worker, WorkerConfig};
 
@@ -46,13 +47,14 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let images = ImageStore::open(own.join("images")).context("cannot open the image store")?;
     let images = NodeImages::new(images, control.clone())?;
     let keys = FileKeys::open_or_create(&own.join("root.key")).context("cannot open the node's key")?;
-    let instance = u32::from_str_radix(node.mark(), 16).context("the instance in node.json is not hex")?;
+    let instance = node.instance_number()?;
+    let Place { link, address, mark, .. } = run.place.clone();
     let networks = HostNetworks::open(NetworkConfig {
         instance,
         state_dir: own.clone(),
         block: None,
         ready_namespaces: 4,
-        mesh: None,
+        mesh: Some(MeshFace { link, address, mark }),
     })
     .await?;
     let networks = Arc::new(networks);
@@ -102,7 +104,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let peers = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .add_service(InterceptedService::new(WorkerService::new(agent.clone()).into_server(), control_only))
-        .add_service(WatchService::server(rows.publisher(), &[Role::Edge, Role::Control]))
+        .add_service(WatchService::server(rows.publisher(), &[Role::Edge, Role::Net, Role::Control]))
         .serve_with_incoming(peers);
 
     if let Some(socket) = metrics_socket {

@@ -44,6 +44,7 @@ fn replica() -> Replica {
         backhaul: None,
         worker_rpc: None,
         public_addresses: Vec::new(),
+        mesh: None,
     }))
     .unwrap();
     log.put(&Row::Certificate(CertificateRow {

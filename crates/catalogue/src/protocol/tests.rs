@@ -39,6 +39,7 @@ fn node(name: &str, epoch: u64, state: NodeState) -> Row {
         backhaul,
         worker_rpc,
         public_addresses: Vec::new(),
+        mesh: None,
     })
 }
 

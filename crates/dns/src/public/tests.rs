@@ -36,6 +36,7 @@ fn node(name: &str, state: NodeState, addresses: &[&str]) -> Row {
         backhaul: None,
         worker_rpc: None,
         public_addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        mesh: None,
     })
 }
 

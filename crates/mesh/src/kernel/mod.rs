@@ -40,6 +40,20 @@ pub fn probe() -> Probe {
     }
 }
 
+/// Deletes a link that a process left which could not delete it any more; no error if there is none. Only for
+/// names that are one's own.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn delete_leftover(link: &str) -> Result<(), MeshError> {
+    match Links::open().and_then(|mut links| links.delete(link)) {
+        Err(source) if source.raw_os_error() != Some(libc::ENODEV) => {
+            Err(MeshError::Link { link: link.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Addresses that nobody may hold before it is made anew. Removing a peer takes the kernel milliseconds,
 /// so this is not done for each.
 const NOBODYS: usize = 4_000;

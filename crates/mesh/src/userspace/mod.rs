@@ -16,7 +16,7 @@ mod threads;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tun_rs::DeviceBuilder;
+use tun_rs::{DeviceBuilder, SyncDevice};
 
 pub use self::addresses::{AddressTable, Step};
 pub use self::counters::Dropped;
@@ -30,6 +30,28 @@ use crate::backend::{Backend, Kind};
 use crate::config::{AddressChange, PeerConfig, PeerStatus, Settings};
 use crate::error::MeshError;
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
+
+/// A link that was made and carries nothing yet. The threads that will read foreign packets begin with
+/// [`Self::start`], and have the privileges of the thread that calls it.
+pub struct Made {
+    device: SyncDevice,
+    underlay: Arc<Underlay>,
+    settings: Settings,
+}
+
+impl Made {
+    /// Begins to carry.
+    ///
+    /// # Errors
+    /// If there are too many threads.
+    pub fn start(self) -> Result<Userspace, MeshError> {
+        let Self { device, underlay, settings: Settings { link, mtu, private_key, .. } } = self;
+        let core = Arc::new(Core::new(&private_key));
+        let start = |source| MeshError::Start { link: link.clone(), source };
+        let threads = Threads::start(&link, &core, &underlay, device, mtu).map_err(start)?;
+        Ok(Userspace { link, core, underlay, threads })
+    }
+}
 
 /// The backend of this process.
 pub struct Userspace {
@@ -45,6 +67,14 @@ impl Userspace {
     /// # Errors
     /// If the name or the port is taken, or the privilege is missing.
     pub fn open(settings: &Settings) -> Result<Self, MeshError> {
+        Self::make(settings)?.start()
+    }
+
+    /// Only makes the link, which is what takes privileges.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn make(settings: &Settings) -> Result<Made, MeshError> {
         settings.check()?;
         let link = settings.link.clone();
         let listen = |source| MeshError::Listen { port: settings.listen_port, source };
@@ -52,10 +82,7 @@ impl Userspace {
         let make = |source| MeshError::Link { link: link.clone(), source };
         let device = DeviceBuilder::new().name(&link).mtu(settings.mtu).offload(true).build_sync().map_err(make)?;
         device.set_nonblocking(true).map_err(make)?;
-        let core = Arc::new(Core::new(&settings.private_key));
-        let start = |source| MeshError::Start { link: link.clone(), source };
-        let threads = Threads::start(&link, &core, &underlay, device, settings.mtu).map_err(start)?;
-        Ok(Self { link, core, underlay, threads })
+        Ok(Made { device, underlay, settings: settings.clone() })
     }
 
     /// Allowed addresses of all peers together.

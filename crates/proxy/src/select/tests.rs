@@ -120,6 +120,7 @@ fn world(machines: &[Spec]) -> World {
             backhaul: None,
             worker_rpc: None,
             public_addresses: Vec::new(),
+            mesh: None,
         })
     });
     let rows = std::iter::once(Row::App(app)).chain(nodes).chain(machines.iter().map(Spec::row));

@@ -52,6 +52,11 @@ metrics! {
     WORKER_IMAGES_FREE = Gauge "atoll_worker_images_disk_free_ratio" [] "Share of the images' disk that was free at the last look.";
     WORKER_TRAFFIC = Counter "atoll_worker_network_bytes" ["class", "direction"] "Bytes that machines exchanged with others than this node itself, by how far these were.";
 
+    MESH_UP = Gauge "atoll_mesh_up" [] "1 while this server carries packets to and from others.";
+    MESH_SERVERS = Gauge "atoll_mesh_servers" ["state"] "Other servers by whether they answer probes through the mesh.";
+    MESH_BYTES = Counter "atoll_mesh_bytes" ["way"] "Bytes on the wire between servers, as its present peers count them.";
+    MESH_DROPPED = Counter "atoll_mesh_dropped" ["reason"] "Packets and datagrams that went no further; the kernel's WireGuard does not tell.";
+
     DNS_ANSWERS = Counter "atoll_dns_answers" ["code"] "Answers that needed nobody else, by code.";
     DNS_RECURSIONS = Counter "atoll_dns_recursions" [] "Questions for which upstream resolvers were asked.";
     DNS_LIMITED = Counter "atoll_dns_limited" ["how"] "Questions beyond an allowance or what may be outstanding, by what became of them.";

@@ -55,10 +55,20 @@ pub struct Node {
     pub certificate_expires_at_ms: Option<u64>,
     pub backhaul: Option<SocketAddr>,
     pub worker_rpc: Option<SocketAddr>,
+    pub mesh: Option<NodeMesh>,
     pub cpus: u32,
     pub memory_mb: u64,
     pub last_seen_ms: u64,
     pub created_at_ms: u64,
+}
+
+/// A node's end of the mesh.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeMesh {
+    /// 32 bytes in base64; no two nodes have the same.
+    pub public_key: String,
+    /// UDP.
+    pub port: u16,
 }
 
 /// What a node says about itself while it is connected.
@@ -83,11 +93,18 @@ fn node(row: &Row) -> Result<Node, StoreError> {
         certificate_expires_at_ms: row.unsigned_opt("certificate_expires_at")?,
         backhaul: row.parsed_opt("backhaul")?,
         worker_rpc: row.parsed_opt("worker_rpc")?,
+        mesh: mesh(row)?,
         cpus: row.small("cpus")?,
         memory_mb: row.unsigned("memory_mb")?,
         last_seen_ms: row.unsigned("last_seen")?,
         created_at_ms: row.unsigned("created_at")?,
     })
+}
+
+fn mesh(row: &Row) -> Result<Option<NodeMesh>, StoreError> {
+    let (public_key, port) = (row.text_opt("mesh_key")?, row.unsigned_opt("mesh_port")?);
+    let port = port.and_then(|port| u16::try_from(port).ok());
+    Ok(public_key.zip(port).map(|(public_key, port)| NodeMesh { public_key, port }))
 }
 
 impl ReadTx {
@@ -168,6 +185,19 @@ impl WriteTx {
             )
             .await?;
         Ok(changed > 0)
+    }
+
+    /// Notes a node's end of the mesh. A key that another node has is refused: that node would lose its
+    /// traffic.
+    pub async fn node_set_mesh(&self, name: &NodeName, mesh: &NodeMesh, now_ms: u64) -> Result<Node, StoreError> {
+        let sql = "SELECT name FROM nodes WHERE mesh_key = $1 AND name <> $2";
+        if self.row_opt(sql, params![&mesh.public_key, name]).await?.is_some() {
+            return Err(StoreError::taken("mesh key", &mesh.public_key, None));
+        }
+        let sql = "UPDATE nodes SET mesh_key = $2, mesh_port = $3, updated_at = $4
+                   WHERE name = $1 AND state IN ('active', 'draining')";
+        self.execute(sql, params![name, &mesh.public_key, u32::from(mesh.port), now_ms]).await?;
+        self.node_fetch(name).await
     }
 
     pub async fn node_set_certificate(

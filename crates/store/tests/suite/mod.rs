@@ -43,6 +43,7 @@ macro_rules! every_case {
             a_lost_node_loses_its_machines_and_its_voice
             a_move_and_a_deploy_of_an_app_take_turns
             a_node_that_lost_its_records_gets_a_new_epoch
+            no_two_nodes_have_the_same_mesh_key
             a_join_token_admits_one_node
             releases_are_numbered_and_run_one_at_a_time
             a_stale_executor_is_refused

@@ -60,3 +60,18 @@ pub async fn a_node_that_lost_its_records_gets_a_new_epoch(store: &Store) {
     let node = store.read(|tx| async move { tx.node_fetch(name).await }).await.unwrap();
     assert_eq!((node.backhaul, node.cpus, node.last_seen_ms), (report.backhaul, 8, NOW + 1));
 }
+
+pub async fn no_two_nodes_have_the_same_mesh_key(store: &Store) {
+    for name in ["ams1", "nrt1"] {
+        enrol(store, &new_node(name)).await.unwrap();
+    }
+    let enter = async |name: &str, key: &str, port| {
+        let (name, mesh) = (&parsed::<NodeName>(name), &NodeMesh { public_key: key.to_owned(), port });
+        store.write(|tx| async move { tx.node_set_mesh(name, mesh, NOW).await }).await
+    };
+    assert_eq!(enter("ams1", "one", 51820).await.unwrap().mesh.unwrap().port, 51820);
+    assert_eq!(enter("nrt1", "one", 51820).await.unwrap_err().kind(), ErrorKind::Taken);
+    assert_eq!(enter("ams1", "one", 4000).await.unwrap().mesh.unwrap().port, 4000, "its own it may repeat");
+    assert_eq!(enter("ams1", "two", 4000).await.unwrap().mesh.unwrap().public_key, "two");
+    enter("nrt1", "one", 51820).await.unwrap();
+}

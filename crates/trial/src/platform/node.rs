@@ -38,6 +38,7 @@ pub enum Role {
     Control,
     Worker,
     Edge,
+    Net,
 }
 
 impl fmt::Display for Role {
@@ -47,6 +48,7 @@ impl fmt::Display for Role {
             Self::Control => "control",
             Self::Worker => "worker",
             Self::Edge => "edge",
+            Self::Net => "net",
         })
     }
 }
@@ -201,6 +203,12 @@ impl Node {
             [ "$(cat $p/comm)" = hello ] && tr '\0' '\n' < $p/environ | grep -qx "FLY_MACHINE_ID=$0" && echo "${p#/proc/}"
         done 2>/dev/null | head -n 1"#;
         self.found(script, machine, "process").await
+    }
+
+    /// Runs a program of the host in the network of a machine that runs here.
+    pub async fn in_machine(&self, machine: &str, program: &str, arguments: &[&str]) -> anyhow::Result<Output> {
+        let script = r#"exec nsenter --net="$(ls -d /run/netns/*-"$0")" "$@""#;
+        self.run("sh", &[&["-c", script, machine, program], arguments].concat()).await
     }
 
     async fn found(&self, script: &str, machine: &str, what: &str) -> anyhow::Result<u32> {

@@ -11,6 +11,7 @@ mod following;
 mod full_disk;
 mod joining;
 mod leaving;
+mod mesh;
 mod one_node;
 mod power_cut;
 mod registries;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use atoll_driver::{DriverError, MachineSpec, ProcessSpec, Running};
 use atoll_model::MachineId;
+use atoll_model::address::MACHINE_DNS;
 use atoll_rpc::contract::LaunchBundle;
 use atoll_signals::{STAGES, moment_us, with_causes};
 
@@ -117,23 +118,9 @@ async fn spec(
         cgroup: context.cgroup(bundle.machine),
         boot_id,
         pids_limit: context.config.knobs.pids_limit,
-        resolv_conf: node_resolvers().await,
+        resolv_conf: format!("nameserver {MACHINE_DNS}\n"),
     };
     launch::machine_spec(bundle, image, place)
-}
-
-/// The node's resolvers that a machine can reach as well.
-async fn node_resolvers() -> String {
-    let text = tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default();
-    let reachable = |line: &&str| {
-        let mut words = line.split_ascii_whitespace();
-        words.next() == Some("nameserver")
-            && words
-                .next()
-                .and_then(|address| address.parse::<std::net::IpAddr>().ok())
-                .is_some_and(|ip| !ip.is_loopback())
-    };
-    text.lines().filter(reachable).map(|line| format!("{line}\n")).collect()
 }
 
 pub fn network_plan(bundle: &LaunchBundle, slot: u32) -> NetworkPlan {

@@ -17,7 +17,7 @@ use atoll_signals::metrics::{self, merge};
 use crate::node::metrics::scrape;
 use crate::node::state::StateDir;
 
-const PROCESSES: [&str; 4] = ["supervisor", "control", "worker", "edge"];
+const PROCESSES: [&str; 5] = ["supervisor", "control", "worker", "edge", "net"];
 
 #[derive(Clone)]
 pub struct Gather {

@@ -128,7 +128,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .add_service(EnrolmentServer::new(services.clone()))
         .add_service(NodesServer::new(services).max_encoding_message_size(MAX_FRAME))
-        .add_service(WatchService::server(hub, &[Role::Edge]))
+        .add_service(WatchService::server(hub, &[Role::Edge, Role::Net]))
         .serve_with_incoming(peers);
     let plain = api_is_plain(options);
     let gathered = gather::Gather { control: control.clone(), state: state.clone() };

@@ -194,6 +194,7 @@ impl Platform {
             backhaul: Some(node.backhaul),
             worker_rpc: None,
             public_addresses: Vec::new(),
+            mesh: None,
         }));
         node
     }

@@ -1,0 +1,263 @@
+//! The net process: this server's end of the mesh, and the DNS server of its machines. What both do follows
+//! from this process's own copy of the catalogue.
+
+mod metrics;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use rustix::thread::CapabilitySet;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use atoll_catalogue::watch::ReplicaHandle;
+use atoll_dns::forward::Forwarder;
+use atoll_dns::internal::{Here, Internal, Recursion, View};
+use atoll_dns::serve::{Allowance, Server};
+use atoll_mesh::probe::{self, Prober};
+use atoll_mesh::{Backend, Made, MeshError, PrivateKey, Settings, kernel, link_mtu};
+use atoll_model::reach::Reachability;
+use atoll_net::links::Links;
+use atoll_net::peers::wanted;
+use atoll_net::routes::Routes;
+use atoll_net::{Place, key, resolvers};
+use atoll_rpc::channel::connect;
+use atoll_rpc::identity::{Expected, Role};
+use atoll_rpc::proto::control::EnterMeshRequest;
+use atoll_rpc::proto::control::nodes_client::NodesClient;
+
+use super::renewal::renew_forever;
+use super::replica::{Kept, SAVE_EVERY};
+use super::{Common, asked_to_end, runtime};
+use crate::node::state::NodeFile;
+use crate::node::{metrics as own_metrics, sockets, supervisor};
+
+/// What links between servers nearly always carry.
+const UNDERLAY_MTU: u16 = 1500;
+/// How often names are answered by fresh probes.
+const REACH_EVERY: Duration = Duration::from_millis(500);
+/// Before control is told again who we are in the mesh.
+const ENTER_AGAIN: Duration = Duration::from_secs(2);
+/// Changes that come together are made together; many addresses make the pause longer, so that following
+/// takes a fifth of a processor at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const PAUSE_FACTOR: u32 = 4;
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Makes the link first, which takes a right that nothing after it has.
+pub fn run(common: Common) -> anyhow::Result<()> {
+    let private_key = key::load_or_create(&common.state.mesh_key())?;
+    let made = make_link(&common.run.place, &private_key)?;
+    supervisor::keep_only(CapabilitySet::NET_ADMIN).context("cannot give up privileges")?;
+    runtime(1)?.block_on(serve(common, private_key, made))
+}
+
+/// None where this host has no such links at all: its machines then reach those of this server alone.
+fn make_link(place: &Place, private_key: &PrivateKey) -> anyhow::Result<Option<Made>> {
+    let settings = Settings {
+        link: place.link.clone(),
+        listen_port: place.port,
+        mtu: link_mtu(UNDERLAY_MTU),
+        private_key: private_key.clone(),
+    };
+    kernel::delete_leftover(&place.link)?;
+    match atoll_mesh::make(&settings) {
+        Ok(made) => Ok(Some(made)),
+        Err(error @ MeshError::Link { .. }) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "this server is not part of the mesh: its machines do not reach those of other servers"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error).context("cannot join the mesh; another UDP port can be given with --mesh-port"),
+    }
+}
+
+async fn serve(common: Common, private_key: PrivateKey, made: Option<Made>) -> anyhow::Result<()> {
+    let mut handed = sockets::take()?;
+    let Common { state, node, run, live, .. } = &common;
+    let control = connect(live, node.control.clone(), Expected::Role(Role::Control))?;
+    let mut kept = Kept::start(&common, "net", control.clone())?;
+    let replica = kept.replica.clone();
+
+    let routes = Routes::open(&run.place)?;
+    routes.prepare().await?;
+    let reach = Arc::new(ArcSwap::<Reachability>::default());
+    let backend = match made {
+        Some(made) => Some(carry(made, &routes, &private_key, node, &run.place, &replica, &reach).await?),
+        None => None,
+    };
+    if let Some(backend) = &backend {
+        let end = EnterMeshRequest {
+            public_key: private_key.public().to_string(),
+            port: u32::from(backend.listen_port()),
+        };
+        tokio::spawn(stay_entered(end, node.clone(), control.clone(), replica.clone()));
+    }
+
+    let stop = CancellationToken::new();
+    let here = Here { node: node.name.clone(), region: node.region };
+    let names = Names { replica: replica.clone(), reach: reach.clone(), here };
+    let internal = Arc::new(Internal::new(names.view(), recursion(Path::new(RESOLV_CONF))));
+    let server = Server::new(internal.clone(), Allowance::PRIVATE);
+    let counters = server.counters();
+    let udp = server.clone().udp(sockets::udp_socket(&mut handed, "dns-udp")?, stop.clone());
+    let tcp = server.tcp(sockets::tcp_listener(&mut handed, "dns-tcp")?, stop.clone());
+    tokio::spawn(names.follow(internal));
+    tokio::spawn(renew_forever(live.clone(), control, state.identity("net")));
+    if let Some(socket) = sockets::unix_listener(&mut handed, "metrics") {
+        own_metrics::serve("net", socket, metrics::sources(backend, reach, replica, counters))?;
+    }
+    supervisor::say_ready();
+
+    let mut save = tokio::time::interval(SAVE_EVERY);
+    let (mut udp, mut tcp) = (std::pin::pin!(udp), std::pin::pin!(tcp));
+    let ended = asked_to_end();
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            ended = &mut ended => break ended?,
+            ended = &mut udp => ended.context("machines' DNS over UDP ended")?,
+            ended = &mut tcp => ended.context("machines' DNS over TCP ended")?,
+            _ = save.tick() => kept.save(),
+        }
+    }
+    stop.cancel();
+    kept.end().await
+}
+
+/// Begins to carry, and goes on following the catalogue beside the async threads, which must not wait for it.
+async fn carry(
+    made: Made,
+    routes: &Routes,
+    private_key: &PrivateKey,
+    node: &NodeFile,
+    place: &Place,
+    replica: &ReplicaHandle,
+    reach: &Arc<ArcSwap<Reachability>>,
+) -> anyhow::Result<Arc<dyn Backend>> {
+    let opened = made.start().context("cannot begin to carry packets in the mesh")?;
+    tracing::info!(backend = %opened.backend.kind(), reason = opened.reason, port = opened.backend.listen_port(), "part of the mesh");
+    let backend: Arc<dyn Backend> = Arc::from(opened.backend);
+    routes.lead_into_link().await?;
+    let prober = Prober::start((place.address, probe::PORT).into(), reach.clone())
+        .context("cannot probe the ways to other servers")?;
+    let following = Following {
+        links: Links::new(backend.clone(), private_key.clone()),
+        own: private_key.public(),
+        node: node.clone(),
+        replica: replica.clone(),
+        prober,
+    };
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::Builder::new()
+        .name("net-links".to_owned())
+        .spawn(move || following.run(&runtime))
+        .context("cannot follow the catalogue")?;
+    Ok(backend)
+}
+
+/// What keeps peers and addresses as the catalogue has them.
+struct Following {
+    links: Links,
+    own: atoll_mesh::PublicKey,
+    node: NodeFile,
+    replica: ReplicaHandle,
+    prober: Prober,
+}
+
+impl Following {
+    fn run(mut self, runtime: &tokio::runtime::Handle) {
+        let mut changes = self.replica.subscribe();
+        loop {
+            let began = std::time::Instant::now();
+            changes.mark_unchanged();
+            let want = wanted(&self.replica.snapshot(), &self.node.name, self.own);
+            self.prober.set_targets(want.targets());
+            let failed = self.links.follow(want).inspect_err(|error| {
+                tracing::error!(error = error as &dyn std::error::Error, "the mesh is not as the catalogue wants it");
+            });
+            std::thread::sleep(FIRST_PAUSE + began.elapsed() * PAUSE_FACTOR);
+            if failed.is_err() {
+                std::thread::sleep(REACH_EVERY);
+            } else if !next(runtime, &mut changes) {
+                return;
+            }
+        }
+    }
+}
+
+fn next(runtime: &tokio::runtime::Handle, changes: &mut watch::Receiver<u64>) -> bool {
+    runtime.block_on(changes.changed()).is_ok()
+}
+
+/// Sees to it that everybody knows this server's end of the mesh: whenever the catalogue says otherwise,
+/// also after control's records were restored from an old backup, control is told.
+async fn stay_entered(end: EnterMeshRequest, node: NodeFile, control: Channel, replica: ReplicaHandle) {
+    let mut changes = replica.subscribe();
+    loop {
+        changes.mark_unchanged();
+        let known = replica.snapshot().node(&node.name).and_then(|row| row.mesh.clone());
+        let is_known = known
+            .is_some_and(|known| known.public_key == end.public_key && u32::from(known.endpoint.port()) == end.port);
+        if is_known {
+            if changes.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        match NodesClient::new(control.clone()).enter_mesh(end.clone()).await {
+            Ok(_) => tracing::debug!("control knows our end of the mesh"),
+            Err(status) => tracing::warn!(reason = status.message(), "control does not take our end of the mesh yet"),
+        }
+        tokio::time::sleep(ENTER_AGAIN).await;
+    }
+}
+
+/// Names outside the private network, asked of whom this host asks.
+fn recursion(file: &Path) -> Option<Arc<dyn Recursion>> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let servers = resolvers::of(&text);
+    if servers.is_empty() {
+        tracing::warn!(file = %file.display(), "names no resolver: machines resolve private names only");
+        return None;
+    }
+    Some(Arc::new(Forwarder::new(servers)))
+}
+
+/// What machines' names are answered from.
+struct Names {
+    replica: ReplicaHandle,
+    reach: Arc<ArcSwap<Reachability>>,
+    here: Here,
+}
+
+impl Names {
+    fn view(&self) -> View {
+        View {
+            catalogue: self.replica.snapshot().as_ref().clone(),
+            reach: self.reach.load_full(),
+            peers: Arc::default(),
+            here: self.here.clone(),
+            api: None,
+        }
+    }
+
+    /// Answers by each change of the catalogue at once, and by the latest probes.
+    async fn follow(self, internal: Arc<Internal>) {
+        let mut changes = self.replica.subscribe();
+        let mut probed = tokio::time::interval(REACH_EVERY);
+        loop {
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                _ = probed.tick() => {}
+            }
+            internal.publish(self.view());
+        }
+    }
+}

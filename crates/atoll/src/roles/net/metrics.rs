@@ -1,0 +1,53 @@
+//! What the net process counts, under the names that operators know.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use atoll_catalogue::watch::ReplicaHandle;
+use atoll_dns::serve::Counters;
+use atoll_mesh::Backend;
+use atoll_model::reach::Reachability;
+use atoll_signals::metrics::{Samples, Source, names};
+
+use super::super::metrics::CatalogueMetrics;
+
+pub fn sources(
+    backend: Option<Arc<dyn Backend>>,
+    reach: Arc<ArcSwap<Reachability>>,
+    replica: ReplicaHandle,
+    dns: Arc<Counters>,
+) -> Vec<Arc<dyn Source>> {
+    vec![Arc::new(Mesh { backend, reach }), dns, Arc::new(CatalogueMetrics(replica))]
+}
+
+struct Mesh {
+    backend: Option<Arc<dyn Backend>>,
+    reach: Arc<ArcSwap<Reachability>>,
+}
+
+impl Source for Mesh {
+    fn collect(&self, samples: &mut Samples) {
+        let peers = self.backend.as_ref().map(|backend| backend.peers());
+        let peers = match peers {
+            Some(Ok(peers)) => Some(peers),
+            Some(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the mesh does not say how it is");
+                None
+            }
+            None => None,
+        };
+        samples.gauge(&names::MESH_UP, &[], if peers.is_some() { 1.0 } else { 0.0 });
+        let reach = self.reach.load();
+        let reachable = reach.paths.values().filter(|path| path.reachable).count();
+        samples.gauge(&names::MESH_SERVERS, &["reachable"], reachable as f64);
+        samples.gauge(&names::MESH_SERVERS, &["unreachable"], (reach.paths.len() - reachable) as f64);
+        let peers = peers.unwrap_or_default();
+        samples.counter(&names::MESH_BYTES, &["received"], peers.iter().map(|peer| peer.rx_bytes).sum());
+        samples.counter(&names::MESH_BYTES, &["sent"], peers.iter().map(|peer| peer.tx_bytes).sum());
+        let dropped = self.backend.as_ref().and_then(|backend| backend.dropped());
+        for (reason, count) in dropped.unwrap_or_default().named() {
+            samples.counter(&names::MESH_DROPPED, &[reason], count);
+        }
+    }
+}

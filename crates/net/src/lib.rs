@@ -1,0 +1,14 @@
+//! A server's private network: what the catalogue says, turned into peers and addresses of the mesh
+//! ([`peers`], [`links`]), and into this host's routes ([`routes`]).
+//!
+//! Decisions are pure functions of a snapshot. This crate knows neither who keeps the catalogue nor what
+//! is carried; machines' own interfaces and the packet filter are the worker's.
+
+pub mod key;
+pub mod links;
+pub mod peers;
+mod place;
+pub mod resolvers;
+pub mod routes;
+
+pub use place::Place;

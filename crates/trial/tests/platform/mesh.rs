@@ -1,0 +1,144 @@
+//! Machines of one network talk to each other across servers, by address and by name, and nobody else does.
+
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+
+use atoll_model::MachineState;
+use atoll_trial::platform::{MachineSpec, Platform, Role, SOON};
+use atoll_trial::visit::Who;
+use atoll_trial::wait::until;
+
+use crate::support::trial;
+
+/// Two servers far from each other, and a client.
+const TWO_REGIONS: &str = r#"
+[[host]]
+name = "ams"
+city = "ams"
+role = "node"
+
+[[host]]
+name = "nrt"
+city = "nrt"
+role = "node"
+
+[[host]]
+name = "berlin"
+city = "Berlin"
+role = "client"
+"#;
+
+/// By when a server that cannot be reached, or can be again, must show in names.
+const NOTICED: Duration = Duration::from_secs(3);
+/// By when nothing of a revoked server may be accepted anywhere.
+const SHUT_OUT: Duration = Duration::from_secs(5);
+
+/// A machine and where it is.
+struct Place {
+    node: &'static str,
+    id: String,
+    address: Ipv6Addr,
+}
+
+impl Place {
+    async fn make(platform: &Platform, app: &str, node: &'static str) -> anyhow::Result<Self> {
+        let id = platform.create_machine(app, &MachineSpec { region: node, ..MachineSpec::default() }).await?;
+        let machine = platform.in_state(app, &id, MachineState::Started).await?;
+        Ok(Self { node, id, address: machine.private_ip.parse()? })
+    }
+
+    async fn run(&self, platform: &Platform, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = platform.node(self.node)?.in_machine(&self.id, program, arguments).await?;
+        ensure!(output.status.success(), "{program}: {} {}", output.status, String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Asks the app of another machine who it is.
+    async fn ask(&self, platform: &Platform, address: Ipv6Addr) -> anyhow::Result<Who> {
+        let url = format!("http://[{address}]:8080/");
+        let answer = self.run(platform, "curl", &["--silent", "--fail", "--globoff", "--max-time", "2", &url]).await?;
+        Ok(serde_json::from_str(&answer)?)
+    }
+
+    async fn resolve(&self, platform: &Platform, name: &str) -> anyhow::Result<Vec<Ipv6Addr>> {
+        let arguments = ["+short", "+timeout=1", "+tries=3", "@fdaa::3", "AAAA", name];
+        let mut found: Vec<Ipv6Addr> =
+            self.run(platform, "dig", &arguments).await?.lines().filter_map(|line| line.parse().ok()).collect();
+        found.sort();
+        Ok(found)
+    }
+
+    /// Waits until a name has just these addresses here.
+    async fn resolves(&self, platform: &Platform, name: &str, wanted: &[Ipv6Addr]) -> anyhow::Result<Duration> {
+        let mut wanted = wanted.to_vec();
+        wanted.sort();
+        let (_, took) = until(&format!("{name} has {wanted:?} in {}", self.node), SOON, async || {
+            let found = self.resolve(platform, name).await?;
+            ensure!(found == wanted, "it has {found:?}");
+            Ok(())
+        })
+        .await?;
+        Ok(took)
+    }
+}
+
+#[test]
+fn machines_reach_each_other_across_servers_and_strangers_reach_none() {
+    trial("mesh", TWO_REGIONS, async |platform| {
+        platform.create_app("web").await?;
+        let (near, far) = (Place::make(platform, "web", "ams").await?, Place::make(platform, "web", "nrt").await?);
+        for (from, to) in [(&near, &far), (&far, &near)] {
+            until("the machine of the other server answers", SOON, async || {
+                let who = from.ask(platform, to.address).await?;
+                ensure!(who.machine == to.id, "{} answered", who.machine);
+                Ok(())
+            })
+            .await?;
+        }
+        near.resolves(platform, "web.internal", &[near.address, far.address]).await?;
+        far.resolves(platform, "ams.web.internal", &[near.address]).await?;
+        let instances = near.run(platform, "dig", &["+short", "+tcp", "@fdaa::3", "TXT", "vms.web.internal"]).await?;
+        ensure!(instances.contains(&far.id), "{instances}");
+
+        // Another organization's machine stands on the same server and knows the addresses.
+        platform.client().app_create("foreign", "strangers").await?;
+        platform.import_example("hello", "foreign/web:latest").await?;
+        let stranger = Place::make(platform, "foreign", "ams").await?;
+        ensure!(stranger.resolve(platform, "web.internal").await?.is_empty(), "a stranger learns of a name");
+        for target in [&near, &far] {
+            if let Ok(who) = stranger.ask(platform, target.address).await {
+                bail!("a stranger reached {}", who.machine);
+            }
+        }
+        stranger.resolves(platform, "foreign.internal", &[stranger.address]).await?;
+
+        // A process that is replaced costs no connection and no question.
+        let net = platform.node("ams")?.pid(Role::Net)?;
+        platform.node("ams")?.signal(net, "KILL").await?;
+        near.resolves(platform, "far.nowhere.internal", &[]).await?;
+        platform.node("ams")?.replaced(Role::Net, net).await?;
+        until("the machines reach each other again", SOON, async || near.ask(platform, far.address).await).await?;
+
+        // Names follow what can be reached.
+        platform.lab().cut("ams", "nrt").await?;
+        let lost = near.resolves(platform, "web.internal", &[near.address]).await?;
+        platform.lab().heal("ams", "nrt").await?;
+        let back = near.resolves(platform, "web.internal", &[near.address, far.address]).await?;
+        println!("a server left names after {lost:.1?} and was back after {back:.1?}");
+        ensure!(lost <= NOTICED && back <= NOTICED, "noticed after {lost:.1?}, back after {back:.1?}");
+
+        platform.client().node_change("nrt", "revoke", false).await?;
+        let (_, took) = until("nothing of a revoked server is accepted", SOON, async || {
+            match far.ask(platform, near.address).await {
+                Ok(who) => bail!("{} answered it", who.machine),
+                Err(_) => Ok(()),
+            }
+        })
+        .await?;
+        println!("a revoked server was shut out after {took:.1?}");
+        ensure!(took <= SHUT_OUT, "only after {took:.1?}");
+        Ok(())
+    });
+}
