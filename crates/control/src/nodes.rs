@@ -6,9 +6,10 @@ use atoll_model::{NodeName, RegionCode};
 use atoll_rpc::ca::request_key_fingerprint;
 use atoll_rpc::identity::{Identity, Role};
 use atoll_rpc::join_token::JoinToken;
-use atoll_rpc::proto::control::{EnterMeshRequest, JoinReply, JoinRequest};
+use atoll_rpc::proto::control::{EnterNetworkRequest, JoinReply, JoinRequest};
 use atoll_store::{
-    ErrorKind, MachineFilter, NewNode, NewToken, Node, NodeMesh, NodeReport, NodeStatus, TokenHash, TokenKind,
+    ErrorKind, MachineFilter, NewNode, NewToken, Node, NodeMesh, NodeNetwork, NodeReport, NodeStatus, TokenHash,
+    TokenKind,
 };
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -20,6 +21,9 @@ use crate::{Control, ControlError, ControlResult, Kind};
 const JOIN_TOKEN_LIFE_MS: u64 = 15 * 60 * 1000;
 /// A node whose clock is further off could not tell fresh certificates from expired ones.
 const MAX_CLOCK_SKEW_MS: u64 = 5 * 60 * 1000;
+
+/// More than an answer of public DNS would hold.
+const MAX_PUBLIC_ADDRESSES: usize = 16;
 
 /// A new join token; its text is shown once.
 #[derive(Clone, Debug)]
@@ -148,17 +152,15 @@ impl Control {
         Ok(reply)
     }
 
-    /// Notes as whom and where a server takes part in the mesh, and tells everybody.
-    pub async fn node_enter_mesh(&self, name: &NodeName, request: &EnterMeshRequest) -> ControlResult<()> {
-        let port = u16::try_from(request.port).ok().filter(|port| *port > 0);
-        let port = port.ok_or_else(|| ControlError::invalid(format!("{} is no UDP port", request.port)))?;
-        let mesh = NodeMesh { public_key: mesh_key(&request.public_key)?, port };
+    /// Notes where a server is found, and tells everybody.
+    pub async fn node_enter_network(&self, name: &NodeName, request: &EnterNetworkRequest) -> ControlResult<()> {
+        let network = network_of(request)?;
         let (wanted, now) = (name.clone(), self.now_ms());
         let node = self
             .store
             .write(move |tx| {
-                let (wanted, mesh) = (wanted.clone(), mesh.clone());
-                async move { tx.node_set_mesh(&wanted, &mesh, now).await }
+                let (wanted, network) = (wanted.clone(), network.clone());
+                async move { tx.node_set_network(&wanted, &network, now).await }
             })
             .await
             .map_err(|error| node_error(error, name))?;
@@ -273,6 +275,23 @@ impl Control {
         self.rows.put(node_row(node));
         Ok(())
     }
+}
+
+/// What a server says of where it is found, if it makes sense.
+fn network_of(request: &EnterNetworkRequest) -> ControlResult<NodeNetwork> {
+    let mesh = request.mesh.as_ref().map(|end| {
+        let port = u16::try_from(end.port).ok().filter(|port| *port > 0);
+        let port = port.ok_or_else(|| ControlError::invalid(format!("{} is no UDP port", end.port)))?;
+        ControlResult::Ok(NodeMesh { public_key: mesh_key(&end.public_key)?, port })
+    });
+    let address = |text: &String| {
+        text.parse::<IpAddr>().map_err(|_| ControlError::invalid(format!("the public address {text:?} is none")))
+    };
+    if request.public_addresses.len() > MAX_PUBLIC_ADDRESSES {
+        return Err(ControlError::invalid(format!("a server has {MAX_PUBLIC_ADDRESSES} public addresses at most")));
+    }
+    let public_addresses = request.public_addresses.iter().map(address).collect::<ControlResult<_>>()?;
+    Ok(NodeNetwork { mesh: mesh.transpose()?, public_addresses })
 }
 
 /// The key in the one form that all compare.

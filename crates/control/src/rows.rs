@@ -45,8 +45,11 @@ pub fn node_row(node: &Node) -> Row {
         epoch: node.epoch,
         backhaul: node.backhaul,
         worker_rpc: node.worker_rpc,
-        public_addresses: Vec::new(),
-        mesh: node.mesh.as_ref().zip(node.backhaul).map(|(mesh, backhaul)| MeshEnd {
+        public_addresses: match node.network.public_addresses.as_slice() {
+            [] => node.backhaul.iter().map(|backhaul| backhaul.ip()).collect(),
+            told => told.to_vec(),
+        },
+        mesh: node.network.mesh.as_ref().zip(node.backhaul).map(|(mesh, backhaul)| MeshEnd {
             public_key: mesh.public_key.clone(),
             endpoint: SocketAddr::new(backhaul.ip(), mesh.port),
         }),

@@ -14,7 +14,8 @@ use atoll_rpc::identity::Role;
 use atoll_rpc::proto::control::enrolment_server::Enrolment;
 use atoll_rpc::proto::control::nodes_server::Nodes;
 use atoll_rpc::proto::control::{
-    BlobChunk, BlobRequest, EnterMeshReply, EnterMeshRequest, JoinReply, JoinRequest, RenewReply, RenewRequest, StandingReply, StandingRequest,
+    BlobChunk, BlobRequest, EnterNetworkReply, EnterNetworkRequest, JoinReply, JoinRequest, RenewReply, RenewRequest,
+    StandingReply, StandingRequest,
 };
 use atoll_rpc::server::require_role;
 use atoll_rpc::stream::Peer;
@@ -77,10 +78,13 @@ impl Nodes for ControlServices {
         Ok(Response::new(RenewReply { chain, roots: self.0.authority.root_pem().to_owned() }))
     }
 
-    async fn enter_mesh(&self, request: Request<EnterMeshRequest>) -> Result<Response<EnterMeshReply>, Status> {
+    async fn enter_network(
+        &self,
+        request: Request<EnterNetworkRequest>,
+    ) -> Result<Response<EnterNetworkReply>, Status> {
         let node = require_role(&request, &[Role::Net])?.node;
-        self.0.node_enter_mesh(&node, request.get_ref()).await?;
-        Ok(Response::new(EnterMeshReply {}))
+        self.0.node_enter_network(&node, request.get_ref()).await?;
+        Ok(Response::new(EnterNetworkReply {}))
     }
 
     type BlobStream = Pin<Box<ReceiverStream<Result<BlobChunk, Status>>>>;

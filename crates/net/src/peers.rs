@@ -108,7 +108,8 @@ impl Wanted {
         steps.addresses.extend(added.map(|(address, key)| AddressChange::Add { peer: *key, prefix: host(*address) }));
         let removed = have.addresses.iter().filter(|(address, _)| !self.addresses.contains_key(address));
         let removed = removed.filter(|(_, key)| self.peers.contains_key(key));
-        let remove = |(address, key): (&Ipv6Addr, &PublicKey)| AddressChange::Remove { peer: *key, prefix: host(*address) };
+        let remove =
+            |(address, key): (&Ipv6Addr, &PublicKey)| AddressChange::Remove { peer: *key, prefix: host(*address) };
         steps.addresses.extend(removed.map(remove));
         steps
     }

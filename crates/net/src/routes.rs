@@ -109,7 +109,12 @@ impl Routes {
         let action = || format!("lead private addresses into {link}");
         let index = self.link_index().await.map_err(failed(action()))?;
         let index = index.ok_or_else(|| RouteError { action: action(), source: io::ErrorKind::NotFound.into() })?;
-        self.handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.map_err(failed(action()))?;
+        self.handle
+            .link()
+            .set(LinkUnspec::new_with_index(index).up().build())
+            .execute()
+            .await
+            .map_err(failed(action()))?;
         let route = self.to_private().priority(INTO_THE_MESH).output_interface(index).build();
         self.replace(route).await.map_err(failed(action()))
     }
@@ -172,8 +177,7 @@ impl Routes {
 
     async fn remove_address(&self) -> Result<(), Error> {
         let own = AddressAttribute::Address(IpAddr::V6(self.place.address));
-        let all: Vec<_> =
-            self.handle.address().get().set_link_index_filter(LOOPBACK).execute().try_collect().await?;
+        let all: Vec<_> = self.handle.address().get().set_link_index_filter(LOOPBACK).execute().try_collect().await?;
         for address in all.into_iter().filter(|address| address.attributes.contains(&own)) {
             unless(Errno::ADDRNOTAVAIL, self.handle.address().del(address).execute().await)?;
         }
@@ -197,9 +201,5 @@ fn rules(address: Ipv6Addr, mark: u32) -> [RuleMessage; 3] {
     let mut own = rule(mark, vec![RuleAttribute::Source(address.into())]);
     own.attributes.push(RuleAttribute::Destination(Ipv6Addr::from_bits(nodes).into()));
     (own.header.src_len, own.header.dst_len) = (128, NODES_PREFIX);
-    [
-        rule(main, vec![marked.clone(), RuleAttribute::SuppressPrefixLen(SUPPRESSED)]),
-        rule(mark, vec![marked]),
-        own,
-    ]
+    [rule(main, vec![marked.clone(), RuleAttribute::SuppressPrefixLen(SUPPRESSED)]), rule(mark, vec![marked]), own]
 }

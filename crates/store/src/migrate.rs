@@ -13,7 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0002_hubs.sql"),
     include_str!("../migrations/0003_asked.sql"),
     include_str!("../migrations/0004_moves.sql"),
-    include_str!("../migrations/0005_mesh.sql"),
+    include_str!("../migrations/0005_node_network.sql"),
 ];
 
 /// What this program's records look like.

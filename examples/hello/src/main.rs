@@ -93,7 +93,8 @@ async fn main() -> ExitCode {
         .route("/ws", get(websocket))
         .with_state(hello.clone());
     let port: u16 = env_number("PORT").unwrap_or(8080);
-    let listener = match tokio::net::TcpListener::bind(("0.0.0.0", port)).await {
+    // Users come by IPv4, other machines by IPv6: this takes both.
+    let listener = match tokio::net::TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, port)).await {
         Ok(listener) => listener,
         Err(error) => {
             eprintln!("hello: cannot listen on port {port}: {error}");

@@ -154,9 +154,14 @@ pub async fn launch(
 
     let place = setup::private_place(&state, &node, &server)?;
     let mut sockets = Inherited::default();
-    let (udp, tcp) = sockets::bind_private_dns(place.address)?;
-    sockets.add("dns-udp", udp);
-    sockets.add("dns-tcp", tcp);
+    let (udp, tcp) = sockets::bind_dns((place.address, 53).into())?;
+    sockets.add("names-udp", udp);
+    sockets.add("names-tcp", tcp);
+    if let Some(at) = server.dns {
+        let (udp, tcp) = sockets::bind_dns(at)?;
+        sockets.add("dns-udp", udp);
+        sockets.add("dns-tcp", tcp);
+    }
     sockets.add("metrics", metrics_socket("net")?);
     // The interface's device file may be root's alone; this right is given up once it is open.
     let capabilities = CapabilitySet::NET_ADMIN | CapabilitySet::DAC_OVERRIDE;

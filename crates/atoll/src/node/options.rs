@@ -46,6 +46,18 @@ pub struct ServerOptions {
     #[arg(long, env = "ATOLL_MESH_PORT", default_value_t = 51820)]
     pub mesh_port: u16,
 
+    /// Where users reach this server's edge, for public DNS; may be repeated [default: where other nodes reach it]
+    #[arg(long, env = "ATOLL_PUBLIC_ADDRESS", value_delimiter = ',')]
+    pub public_address: Vec<std::net::IpAddr>,
+
+    /// Public DNS: answer for the app domain at this address, such as 192.0.2.1:53 [default: not at all]
+    #[arg(long, env = "ATOLL_DNS")]
+    pub dns: Option<SocketAddr>,
+
+    /// What else public DNS needs to know: a TOML file, see docs/dns.md
+    #[arg(long, env = "ATOLL_DNS_ZONES", requires = "dns")]
+    pub dns_zones: Option<PathBuf>,
+
     /// The address at which other nodes reach this one [default: the listening one, or the one control sees]
     #[arg(long, env = "ATOLL_ADVERTISE")]
     pub advertise: Option<std::net::IpAddr>,

@@ -2,7 +2,7 @@
 //! that connections wait in the kernel while a process is replaced.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
@@ -29,12 +29,15 @@ pub fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     listen().with_context(|| format!("cannot listen on {address} (--{flag}); is another program using it?"))
 }
 
-/// Where machines' questions to their DNS server are led; the address need not be this host's yet.
-pub fn bind_private_dns(address: Ipv6Addr) -> anyhow::Result<(UdpSocket, TcpListener)> {
-    let at = SocketAddr::from((address, 53));
+/// Where DNS is served, over UDP and TCP; the address need not be this host's yet.
+pub fn bind_dns(at: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener)> {
     let bound = |kind: Type, protocol: Protocol| -> std::io::Result<Socket> {
-        let socket = Socket::new(Domain::IPV6, kind, Some(protocol))?;
-        socket.set_freebind_v6(true)?;
+        let socket = Socket::new(Domain::for_address(at), kind, Some(protocol))?;
+        if at.is_ipv6() {
+            socket.set_freebind_v6(true)?
+        } else {
+            socket.set_freebind_v4(true)?
+        }
         socket.set_reuse_address(kind == Type::STREAM)?;
         socket.set_nonblocking(true)?;
         socket.bind(&at.into())?;
@@ -45,9 +48,7 @@ pub fn bind_private_dns(address: Ipv6Addr) -> anyhow::Result<(UdpSocket, TcpList
         tcp.listen(1024)?;
         Ok((bound(Type::DGRAM, Protocol::UDP)?.into(), tcp.into()))
     };
-    both().with_context(|| {
-        format!("cannot listen on {at} for machines' DNS; does another DNS server of this host listen on every address?")
-    })
+    both().with_context(|| format!("cannot serve DNS at {at}; does another DNS server of this host use it?"))
 }
 
 /// Listens at `path`, where only `uid` and root may connect.

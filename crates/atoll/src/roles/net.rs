@@ -1,7 +1,8 @@
-//! The net process: this server's end of the mesh, and the DNS server of its machines. What both do follows
-//! from this process's own copy of the catalogue.
+//! The net process: this server's end of the mesh, the DNS server of its machines and, if the operator says
+//! so, one of the platform's public ones. What all do follows from this process's own copy of the catalogue.
 
 mod metrics;
+mod public;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use rustix::thread::CapabilitySet;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -21,18 +23,21 @@ use atoll_dns::serve::{Allowance, Server};
 use atoll_mesh::probe::{self, Prober};
 use atoll_mesh::{Backend, Made, MeshError, PrivateKey, Settings, kernel, link_mtu};
 use atoll_model::reach::Reachability;
+use atoll_model::row::NodeRow;
 use atoll_net::links::Links;
 use atoll_net::peers::wanted;
 use atoll_net::routes::Routes;
 use atoll_net::{Place, key, resolvers};
 use atoll_rpc::channel::connect;
 use atoll_rpc::identity::{Expected, Role};
-use atoll_rpc::proto::control::EnterMeshRequest;
 use atoll_rpc::proto::control::nodes_client::NodesClient;
+use atoll_rpc::proto::control::{EnterNetworkRequest, MeshEnd};
 
+use self::public::PublicZones;
 use super::renewal::renew_forever;
 use super::replica::{Kept, SAVE_EVERY};
 use super::{Common, asked_to_end, runtime};
+use crate::node::sockets::Handed;
 use crate::node::state::NodeFile;
 use crate::node::{metrics as own_metrics, sockets, supervisor};
 
@@ -48,12 +53,17 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const PAUSE_FACTOR: u32 = 4;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Makes the link first, which takes a right that nothing after it has.
+/// Makes the link and reads the operator's files first, which takes a right that nothing after it has.
 pub fn run(common: Common) -> anyhow::Result<()> {
+    let Common { node, run, .. } = &common;
     let private_key = key::load_or_create(&common.state.mesh_key())?;
-    let made = make_link(&common.run.place, &private_key)?;
+    let made = make_link(&run.place, &private_key)?;
+    let options = &run.server;
+    let zones =
+        options.dns.map(|_| PublicZones::read(options.dns_zones.as_deref(), &options.public_address, &node.app_domain));
+    let zones = zones.transpose()?;
     supervisor::keep_only(CapabilitySet::NET_ADMIN).context("cannot give up privileges")?;
-    runtime(1)?.block_on(serve(common, private_key, made))
+    runtime(1)?.block_on(serve(common, private_key, made, zones))
 }
 
 /// None where this host has no such links at all: its machines then reach those of this server alone.
@@ -78,7 +88,12 @@ fn make_link(place: &Place, private_key: &PrivateKey) -> anyhow::Result<Option<M
     }
 }
 
-async fn serve(common: Common, private_key: PrivateKey, made: Option<Made>) -> anyhow::Result<()> {
+async fn serve(
+    common: Common,
+    private_key: PrivateKey,
+    made: Option<Made>,
+    zones: Option<PublicZones>,
+) -> anyhow::Result<()> {
     let mut handed = sockets::take()?;
     let Common { state, node, run, live, .. } = &common;
     let control = connect(live, node.control.clone(), Expected::Role(Role::Control))?;
@@ -92,23 +107,31 @@ async fn serve(common: Common, private_key: PrivateKey, made: Option<Made>) -> a
         Some(made) => Some(carry(made, &routes, &private_key, node, &run.place, &replica, &reach).await?),
         None => None,
     };
-    if let Some(backend) = &backend {
-        let end = EnterMeshRequest {
+    let entered = EnterNetworkRequest {
+        mesh: backend.as_ref().map(|backend| MeshEnd {
             public_key: private_key.public().to_string(),
             port: u32::from(backend.listen_port()),
-        };
-        tokio::spawn(stay_entered(end, node.clone(), control.clone(), replica.clone()));
-    }
+        }),
+        public_addresses: run.server.public_address.iter().map(ToString::to_string).collect(),
+    };
+    tokio::spawn(stay_entered(entered, node.clone(), control.clone(), replica.clone()));
 
     let stop = CancellationToken::new();
     let here = Here { node: node.name.clone(), region: node.region };
     let names = Names { replica: replica.clone(), reach: reach.clone(), here };
     let internal = Arc::new(Internal::new(names.view(), recursion(Path::new(RESOLV_CONF))));
+    let mut serving = JoinSet::new();
     let server = Server::new(internal.clone(), Allowance::PRIVATE);
     let counters = server.counters();
-    let udp = server.clone().udp(sockets::udp_socket(&mut handed, "dns-udp")?, stop.clone());
-    let tcp = server.tcp(sockets::tcp_listener(&mut handed, "dns-tcp")?, stop.clone());
-    tokio::spawn(names.follow(internal));
+    answer(&mut serving, server, &mut handed, ["names-udp", "names-tcp"], &stop)?;
+    tokio::spawn(names.clone().follow(move |names| internal.publish(names.view())));
+    if let Some(zones) = zones {
+        let (public, view) = zones.into_responder(&names);
+        let server = Server::new(public.clone(), Allowance::PUBLIC);
+        answer(&mut serving, server, &mut handed, ["dns-udp", "dns-tcp"], &stop)?;
+        tokio::spawn(atoll_dns::public::follow(public.clone(), stop.clone()));
+        tokio::spawn(names.follow(move |names| public.publish(view(names))));
+    }
     tokio::spawn(renew_forever(live.clone(), control, state.identity("net")));
     if let Some(socket) = sockets::unix_listener(&mut handed, "metrics") {
         own_metrics::serve("net", socket, metrics::sources(backend, reach, replica, counters))?;
@@ -116,14 +139,12 @@ async fn serve(common: Common, private_key: PrivateKey, made: Option<Made>) -> a
     supervisor::say_ready();
 
     let mut save = tokio::time::interval(SAVE_EVERY);
-    let (mut udp, mut tcp) = (std::pin::pin!(udp), std::pin::pin!(tcp));
     let ended = asked_to_end();
     tokio::pin!(ended);
     loop {
         tokio::select! {
             ended = &mut ended => break ended?,
-            ended = &mut udp => ended.context("machines' DNS over UDP ended")?,
-            ended = &mut tcp => ended.context("machines' DNS over TCP ended")?,
+            Some(ended) = serving.join_next() => ended?.context("DNS is not served any more")?,
             _ = save.tick() => kept.save(),
         }
     }
@@ -196,27 +217,48 @@ fn next(runtime: &tokio::runtime::Handle, changes: &mut watch::Receiver<u64>) ->
     runtime.block_on(changes.changed()).is_ok()
 }
 
-/// Sees to it that everybody knows this server's end of the mesh: whenever the catalogue says otherwise,
-/// also after control's records were restored from an old backup, control is told.
-async fn stay_entered(end: EnterMeshRequest, node: NodeFile, control: Channel, replica: ReplicaHandle) {
+/// Answers at both sockets of one address.
+fn answer(
+    serving: &mut JoinSet<std::io::Result<()>>,
+    server: Server,
+    handed: &mut Handed,
+    [udp, tcp]: [&str; 2],
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    serving.spawn(server.clone().udp(sockets::udp_socket(handed, udp)?, stop.clone()));
+    serving.spawn(server.tcp(sockets::tcp_listener(handed, tcp)?, stop.clone()));
+    Ok(())
+}
+
+/// Sees to it that everybody knows where this server is: whenever the catalogue says otherwise, also after
+/// control's records were restored from an old backup, control is told.
+async fn stay_entered(entered: EnterNetworkRequest, node: NodeFile, control: Channel, replica: ReplicaHandle) {
     let mut changes = replica.subscribe();
     loop {
         changes.mark_unchanged();
-        let known = replica.snapshot().node(&node.name).and_then(|row| row.mesh.clone());
-        let is_known = known
-            .is_some_and(|known| known.public_key == end.public_key && u32::from(known.endpoint.port()) == end.port);
-        if is_known {
+        if replica.snapshot().node(&node.name).is_some_and(|row| says(row, &entered)) {
             if changes.changed().await.is_err() {
                 return;
             }
             continue;
         }
-        match NodesClient::new(control.clone()).enter_mesh(end.clone()).await {
-            Ok(_) => tracing::debug!("control knows our end of the mesh"),
-            Err(status) => tracing::warn!(reason = status.message(), "control does not take our end of the mesh yet"),
+        match NodesClient::new(control.clone()).enter_network(entered.clone()).await {
+            Ok(_) => tracing::debug!("control knows where this server is"),
+            Err(status) => tracing::warn!(reason = status.message(), "control does not note yet where this server is"),
         }
         tokio::time::sleep(ENTER_AGAIN).await;
     }
+}
+
+/// Whether everybody knows what this server said.
+fn says(row: &NodeRow, entered: &EnterNetworkRequest) -> bool {
+    let mesh = match (&row.mesh, &entered.mesh) {
+        (Some(known), Some(own)) => known.public_key == own.public_key && u32::from(known.endpoint.port()) == own.port,
+        (known, own) => known.is_none() && own.is_none(),
+    };
+    // Where none was said, control puts one.
+    let addresses = row.public_addresses.iter().map(ToString::to_string);
+    mesh && (entered.public_addresses.is_empty() || addresses.eq(entered.public_addresses.iter().cloned()))
 }
 
 /// Names outside the private network, asked of whom this host asks.
@@ -230,7 +272,8 @@ fn recursion(file: &Path) -> Option<Arc<dyn Recursion>> {
     Some(Arc::new(Forwarder::new(servers)))
 }
 
-/// What machines' names are answered from.
+/// What names are answered from.
+#[derive(Clone)]
 struct Names {
     replica: ReplicaHandle,
     reach: Arc<ArcSwap<Reachability>>,
@@ -248,8 +291,8 @@ impl Names {
         }
     }
 
-    /// Answers by each change of the catalogue at once, and by the latest probes.
-    async fn follow(self, internal: Arc<Internal>) {
+    /// Tells of each change of the catalogue at once, and of the latest probes.
+    async fn follow(self, tell: impl Fn(&Self)) {
         let mut changes = self.replica.subscribe();
         let mut probed = tokio::time::interval(REACH_EVERY);
         loop {
@@ -257,7 +300,7 @@ impl Names {
                 changed = changes.changed() => if changed.is_err() { return },
                 _ = probed.tick() => {}
             }
-            internal.publish(self.view());
+            tell(&self);
         }
     }
 }

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use atoll_catalogue::disk::{self, Seal};
-use atoll_catalogue::protocol::{Positions, Replica};
 use atoll_catalogue::protocol::targets::Target;
+use atoll_catalogue::protocol::{Positions, Replica};
 use atoll_catalogue::watch::{BoxError, EdgePlace, ReplicaHandle, boot_clock, watch_as_edge};
 use atoll_keyring::{FileKeys, Keyring};
 use atoll_model::row::NodeState;

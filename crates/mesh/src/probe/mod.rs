@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use atoll_model::NodeName;
 use atoll_model::reach::Reachability;
+use socket2::{Domain, Socket, Type};
 
 use self::track::{EVERY, Track};
 use self::wire::{LENGTH, Probe};
@@ -44,12 +45,20 @@ pub struct Prober {
 
 impl Prober {
     /// Begins in the network namespace of the calling thread, at `own` on the port that all nodes share.
-    /// `reachability` is replaced twice a second.
+    /// `reachability` is replaced twice a second. The address may be given to the host later.
     ///
     /// # Errors
-    /// If the address is not this node's or the port is taken.
+    /// If the port is taken.
     pub fn start(own: SocketAddr, reachability: Arc<ArcSwap<Reachability>>) -> io::Result<Self> {
-        let socket = UdpSocket::bind(own)?;
+        let socket = Socket::new(Domain::for_address(own), Type::DGRAM, None)?;
+        // The kernel takes its time to take up an address that was just added.
+        if own.is_ipv6() {
+            socket.set_freebind_v6(true)?
+        } else {
+            socket.set_freebind_v4(true)?
+        }
+        socket.bind(&own.into())?;
+        let socket = UdpSocket::from(socket);
         socket.set_read_timeout(Some(BREATH))?;
         let shared = Arc::new(Shared {
             socket,

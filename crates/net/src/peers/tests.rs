@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
+use atoll_model::MachineId;
 use atoll_model::address::machine_address;
 use atoll_model::row::{AppRow, MeshEnd, Row};
-use atoll_model::MachineId;
 use proptest::prelude::*;
 
 use super::*;

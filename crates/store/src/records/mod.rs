@@ -24,7 +24,7 @@ pub use machines::{
 };
 pub use moves::{Move, NewMove};
 pub use networks::{DEFAULT_NETWORK, Network};
-pub use nodes::{NewNode, Node, NodeMesh, NodeReport, NodeStatus};
+pub use nodes::{NewNode, Node, NodeMesh, NodeNetwork, NodeReport, NodeStatus};
 pub use organizations::{DEFAULT_ORGANIZATION, Organization};
 pub use releases::{NewRelease, Release, ReleaseStatus};
 pub use scales::Scale;

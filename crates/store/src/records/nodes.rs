@@ -3,7 +3,7 @@
 //! A node's epoch is issued here: at its first join, and again whenever its state was lost. Raising
 //! it fences whatever the node wrote before.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use atoll_model::{MachineId, NodeName, RegionCode};
 
@@ -55,11 +55,19 @@ pub struct Node {
     pub certificate_expires_at_ms: Option<u64>,
     pub backhaul: Option<SocketAddr>,
     pub worker_rpc: Option<SocketAddr>,
-    pub mesh: Option<NodeMesh>,
+    pub network: NodeNetwork,
     pub cpus: u32,
     pub memory_mb: u64,
     pub last_seen_ms: u64,
     pub created_at_ms: u64,
+}
+
+/// Where a node is found, as it said itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeNetwork {
+    pub mesh: Option<NodeMesh>,
+    /// Where users reach its edge.
+    pub public_addresses: Vec<IpAddr>,
 }
 
 /// A node's end of the mesh.
@@ -93,7 +101,7 @@ fn node(row: &Row) -> Result<Node, StoreError> {
         certificate_expires_at_ms: row.unsigned_opt("certificate_expires_at")?,
         backhaul: row.parsed_opt("backhaul")?,
         worker_rpc: row.parsed_opt("worker_rpc")?,
-        mesh: mesh(row)?,
+        network: network(row)?,
         cpus: row.small("cpus")?,
         memory_mb: row.unsigned("memory_mb")?,
         last_seen_ms: row.unsigned("last_seen")?,
@@ -101,10 +109,14 @@ fn node(row: &Row) -> Result<Node, StoreError> {
     })
 }
 
-fn mesh(row: &Row) -> Result<Option<NodeMesh>, StoreError> {
+fn network(row: &Row) -> Result<NodeNetwork, StoreError> {
     let (public_key, port) = (row.text_opt("mesh_key")?, row.unsigned_opt("mesh_port")?);
     let port = port.and_then(|port| u16::try_from(port).ok());
-    Ok(public_key.zip(port).map(|(public_key, port)| NodeMesh { public_key, port }))
+    let addresses = row.text_opt("public_addresses")?.unwrap_or_default();
+    Ok(NodeNetwork {
+        mesh: public_key.zip(port).map(|(public_key, port)| NodeMesh { public_key, port }),
+        public_addresses: addresses.split_ascii_whitespace().filter_map(|address| address.parse().ok()).collect(),
+    })
 }
 
 impl ReadTx {
@@ -187,16 +199,26 @@ impl WriteTx {
         Ok(changed > 0)
     }
 
-    /// Notes a node's end of the mesh. A key that another node has is refused: that node would lose its
+    /// Notes where a node is found. A mesh key that another node has is refused: that node would lose its
     /// traffic.
-    pub async fn node_set_mesh(&self, name: &NodeName, mesh: &NodeMesh, now_ms: u64) -> Result<Node, StoreError> {
-        let sql = "SELECT name FROM nodes WHERE mesh_key = $1 AND name <> $2";
-        if self.row_opt(sql, params![&mesh.public_key, name]).await?.is_some() {
-            return Err(StoreError::taken("mesh key", &mesh.public_key, None));
+    pub async fn node_set_network(
+        &self,
+        name: &NodeName,
+        network: &NodeNetwork,
+        now_ms: u64,
+    ) -> Result<Node, StoreError> {
+        if let Some(NodeMesh { public_key, .. }) = &network.mesh {
+            let sql = "SELECT name FROM nodes WHERE mesh_key = $1 AND name <> $2";
+            if self.row_opt(sql, params![public_key, name]).await?.is_some() {
+                return Err(StoreError::taken("mesh key", public_key, None));
+            }
         }
-        let sql = "UPDATE nodes SET mesh_key = $2, mesh_port = $3, updated_at = $4
+        let addresses: Vec<String> = network.public_addresses.iter().map(ToString::to_string).collect();
+        let sql = "UPDATE nodes SET mesh_key = $2, mesh_port = $3, public_addresses = $4, updated_at = $5
                    WHERE name = $1 AND state IN ('active', 'draining')";
-        self.execute(sql, params![name, &mesh.public_key, u32::from(mesh.port), now_ms]).await?;
+        let mesh = network.mesh.as_ref();
+        let (key, port) = (mesh.map(|mesh| mesh.public_key.as_str()), mesh.map(|mesh| u64::from(mesh.port)));
+        self.execute(sql, params![name, key, port, addresses.join(" "), now_ms]).await?;
         self.node_fetch(name).await
     }
 

@@ -66,12 +66,21 @@ pub async fn no_two_nodes_have_the_same_mesh_key(store: &Store) {
         enrol(store, &new_node(name)).await.unwrap();
     }
     let enter = async |name: &str, key: &str, port| {
-        let (name, mesh) = (&parsed::<NodeName>(name), &NodeMesh { public_key: key.to_owned(), port });
-        store.write(|tx| async move { tx.node_set_mesh(name, mesh, NOW).await }).await
+        let mesh = Some(NodeMesh { public_key: key.to_owned(), port });
+        let public_addresses = vec![parsed("192.0.2.1"), parsed("2001:db8::1")];
+        let (name, network) = (&parsed::<NodeName>(name), &NodeNetwork { mesh, public_addresses });
+        let node = store.write(|tx| async move { tx.node_set_network(name, network, NOW).await }).await?;
+        assert_eq!(node.network, *network);
+        Ok::<_, StoreError>(())
     };
-    assert_eq!(enter("ams1", "one", 51820).await.unwrap().mesh.unwrap().port, 51820);
+    enter("ams1", "one", 51820).await.unwrap();
     assert_eq!(enter("nrt1", "one", 51820).await.unwrap_err().kind(), ErrorKind::Taken);
-    assert_eq!(enter("ams1", "one", 4000).await.unwrap().mesh.unwrap().port, 4000, "its own it may repeat");
-    assert_eq!(enter("ams1", "two", 4000).await.unwrap().mesh.unwrap().public_key, "two");
+    enter("ams1", "one", 4000).await.expect("its own it may repeat");
+    enter("ams1", "two", 4000).await.unwrap();
     enter("nrt1", "one", 51820).await.unwrap();
+
+    let name = &parsed::<NodeName>("ams1");
+    let none = &NodeNetwork::default();
+    let node = store.write(|tx| async move { tx.node_set_network(name, none, NOW).await }).await.unwrap();
+    assert_eq!(node.network, *none);
 }

@@ -14,6 +14,7 @@ mod leaving;
 mod mesh;
 mod one_node;
 mod power_cut;
+mod public_names;
 mod registries;
 mod restoring;
 mod slow_link;

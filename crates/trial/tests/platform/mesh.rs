@@ -3,32 +3,16 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
+use http::Method;
+use serde_json::json;
 
 use atoll_model::MachineState;
-use atoll_trial::platform::{MachineSpec, Platform, Role, SOON};
+use atoll_trial::platform::{MachineSpec, Platform, Role, SOON, TWO_REGIONS};
 use atoll_trial::visit::Who;
 use atoll_trial::wait::until;
 
 use crate::support::trial;
-
-/// Two servers far from each other, and a client.
-const TWO_REGIONS: &str = r#"
-[[host]]
-name = "ams"
-city = "ams"
-role = "node"
-
-[[host]]
-name = "nrt"
-city = "nrt"
-role = "node"
-
-[[host]]
-name = "berlin"
-city = "Berlin"
-role = "client"
-"#;
 
 /// By when a server that cannot be reached, or can be again, must show in names.
 const NOTICED: Duration = Duration::from_secs(3);
@@ -57,9 +41,20 @@ impl Place {
 
     /// Asks the app of another machine who it is.
     async fn ask(&self, platform: &Platform, address: Ipv6Addr) -> anyhow::Result<Who> {
-        let url = format!("http://[{address}]:8080/");
-        let answer = self.run(platform, "curl", &["--silent", "--fail", "--globoff", "--max-time", "2", &url]).await?;
-        Ok(serde_json::from_str(&answer)?)
+        self.ask_for(platform, address, "/").await
+    }
+
+    async fn ask_for(&self, platform: &Platform, address: Ipv6Addr, path: &str) -> anyhow::Result<Who> {
+        let url = format!("http://[{address}]:8080{path}");
+        let limits = ["--connect-timeout", "2", "--max-time", "30"];
+        let arguments = [&["--silent", "--fail", "--globoff"][..], &limits, &[&url]].concat();
+        Ok(serde_json::from_str(&self.run(platform, "curl", &arguments).await?)?)
+    }
+
+    async fn is_connected(&self, platform: &Platform, address: Ipv6Addr) -> anyhow::Result<()> {
+        let found = self.run(platform, "ss", &["-Htn", "state", "established", "dst", &format!("[{address}]")]).await?;
+        ensure!(!found.trim().is_empty(), "there is none");
+        Ok(())
     }
 
     async fn resolve(&self, platform: &Platform, name: &str) -> anyhow::Result<Vec<Ipv6Addr>> {
@@ -102,8 +97,9 @@ fn machines_reach_each_other_across_servers_and_strangers_reach_none() {
         let instances = near.run(platform, "dig", &["+short", "+tcp", "@fdaa::3", "TXT", "vms.web.internal"]).await?;
         ensure!(instances.contains(&far.id), "{instances}");
 
-        // Another organization's machine stands on the same server and knows the addresses.
-        platform.client().app_create("foreign", "strangers").await?;
+        // A machine of another network stands on the same server and knows the addresses.
+        let foreign = json!({"name": "foreign", "org_slug": "personal", "network": "strangers"});
+        platform.client().raw(Method::POST, "/v1/apps", Some(&foreign)).await?;
         platform.import_example("hello", "foreign/web:latest").await?;
         let stranger = Place::make(platform, "foreign", "ams").await?;
         ensure!(stranger.resolve(platform, "web.internal").await?.is_empty(), "a stranger learns of a name");
@@ -115,11 +111,20 @@ fn machines_reach_each_other_across_servers_and_strangers_reach_none() {
         stranger.resolves(platform, "foreign.internal", &[stranger.address]).await?;
 
         // A process that is replaced costs no connection and no question.
-        let net = platform.node("ams")?.pid(Role::Net)?;
-        platform.node("ams")?.signal(net, "KILL").await?;
-        near.resolves(platform, "far.nowhere.internal", &[]).await?;
-        platform.node("ams")?.replaced(Role::Net, net).await?;
-        until("the machines reach each other again", SOON, async || near.ask(platform, far.address).await).await?;
+        let ams = platform.node("ams")?;
+        let net = ams.pid(Role::Net)?;
+        let under_way = near.ask_for(platform, far.address, "/busy/3000");
+        let replaced = async {
+            // The question must be under way before the blow.
+            until("a connection is open", SOON, async || near.is_connected(platform, far.address).await).await?;
+            ams.signal(net, "KILL").await?;
+            let answered = near.resolve(platform, "web.internal").await?;
+            ensure!(answered.len() == 2, "{answered:?}");
+            ams.replaced(Role::Net, net).await
+        };
+        let (answer, replaced) = tokio::join!(under_way, replaced);
+        replaced?;
+        answer?;
 
         // Names follow what can be reached.
         platform.lab().cut("ams", "nrt").await?;

@@ -22,6 +22,26 @@ pub fn trial_prepared(
     prepare: impl AsyncFn(&Node) -> anyhow::Result<()>,
     test: impl AsyncFnOnce(&mut Platform) -> anyhow::Result<()>,
 ) {
+    run(name, Platform::start_prepared(world, prepare), test);
+}
+
+/// [`trial`], with further arguments for every server.
+#[track_caller]
+pub fn trial_with(
+    name: &str,
+    world: &str,
+    arguments: &[&str],
+    test: impl AsyncFnOnce(&mut Platform) -> anyhow::Result<()>,
+) {
+    run(name, Platform::start_with(world, arguments), test);
+}
+
+#[track_caller]
+fn run(
+    name: &str,
+    starting: impl Future<Output = anyhow::Result<Platform>>,
+    test: impl AsyncFnOnce(&mut Platform) -> anyhow::Result<()>,
+) {
     assert!(
         rustix::process::geteuid().is_root(),
         "these tests start platforms in network namespaces: run them as root"
@@ -30,7 +50,7 @@ pub fn trial_prepared(
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let failure = runtime.block_on(async {
         let begun = Instant::now();
-        let mut platform = match Platform::start_prepared(world, prepare).await {
+        let mut platform = match starting.await {
             Ok(platform) => platform,
             Err(error) => return Some(format!("the platform did not start: {error:#}")),
         };

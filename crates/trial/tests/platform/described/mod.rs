@@ -7,7 +7,8 @@ use anyhow::ensure;
 use http::Method;
 use serde_json::{Value, json};
 
-use atoll_trial::platform::{MachineSpec, ONE_REGION, Release, example_of};
+use atoll_trial::platform::{MachineSpec, ONE_REGION, Release, SOON, example_of};
+use atoll_trial::wait::until;
 
 use crate::support::trial;
 use api::Api;
@@ -166,6 +167,13 @@ async fn lists(api: &mut Api, client: &atoll_client::Client) -> anyhow::Result<(
     api.get(&format!("{machines}?cursor=abc"), 400).await?;
 
     let all = "/v1/orgs/personal/machines";
+    // The list is in the order of changes, so they must be over.
+    until("all machines rest", SOON, async || {
+        let resting = api.get(&format!("{all}?state=stopped"), 200).await?;
+        ensure!(resting["machines"].as_array().is_some_and(|machines| machines.len() == 3), "{resting}");
+        Ok(())
+    })
+    .await?;
     let first = api.get(&format!("{all}?limit=2&summary=true"), 200).await?;
     let rest = api.get(&format!("{all}?cursor={}", text(&first, "next_cursor")?), 200).await?;
     let count = |part: &Value| part["machines"].as_array().map_or(0, Vec::len);
