@@ -6,6 +6,7 @@ use std::time::Duration;
 use atoll_model::config::InvalidConfig;
 use atoll_model::guest::Guest;
 use atoll_model::machine::Lease;
+use atoll_model::policy::NetworkLimits;
 use atoll_model::region::{RegionTerm, parse_expression};
 use atoll_model::{AppName, MachineConfig, MachineId, MachineState, MachineVersion, NodeName, RegionCode};
 use atoll_rpc::contract::{LaunchBundle, MachineView, PinnedImage};
@@ -444,6 +445,8 @@ impl Control {
             secrets,
             secrets_version: spec.secrets_version,
             private_ipv6: record.private_ip,
+            // No policies are recorded yet.
+            limits: NetworkLimits::default(),
             primary_region: app.primary_region,
             skip_launch,
             cordoned: record.cordoned,

@@ -9,6 +9,7 @@ pub mod duration;
 pub mod guest;
 pub mod ids;
 pub mod machine;
+pub mod policy;
 pub mod reach;
 pub mod region;
 pub mod row;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use atoll_model::address::NetworkId;
 use atoll_model::machine::{CheckResult, Event, Lease};
+use atoll_model::policy::NetworkLimits;
 use atoll_model::{AppName, MachineConfig, MachineId, MachineState, MachineVersion, NodeName, OrgSlug, RegionCode};
 
 /// All a worker needs to run one version of a machine, ever: delivered with create and update and
@@ -29,6 +30,9 @@ pub struct LaunchBundle {
     #[serde(default)]
     pub secrets_version: u64,
     pub private_ipv6: Ipv6Addr,
+    /// What the app's network policies come to for this machine.
+    #[serde(default, skip_serializing_if = "NetworkLimits::is_none")]
+    pub limits: NetworkLimits,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary_region: Option<RegionCode>,
     /// Prepare, but do not start.

@@ -172,6 +172,7 @@ fn files(bundle: &LaunchBundle) -> Result<Vec<FileSpec>, Unlaunchable> {
 mod tests {
     use super::*;
     use atoll_model::address::NetworkId;
+    use atoll_model::policy::NetworkLimits;
     use atoll_model::{MachineConfig, MachineVersion};
     use atoll_rpc::contract::PinnedImage;
 
@@ -189,6 +190,7 @@ mod tests {
             secrets: BTreeMap::from([("KEY".into(), "c2VjcmV0".into()), ("A".into(), "secret".into())]),
             secrets_version: 1,
             private_ipv6: "fdaa:0:7:a:b:c:d:2".parse().unwrap(),
+            limits: NetworkLimits::default(),
             primary_region: Some("nrt".parse().unwrap()),
             skip_launch: false,
             cordoned: false,

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 
 use atoll_driver::Driver;
 use atoll_model::address::NetworkId;
+use atoll_model::policy::NetworkLimits;
 use atoll_model::{MachineId, Row, RowKey};
 
 use crate::clock::Clock;
@@ -98,6 +99,10 @@ pub trait MachineNetworks: Send + Sync {
 
     /// Makes a fresh namespace for one start and returns its path.
     async fn attach(&self, plan: &NetworkPlan) -> Result<PathBuf, NetworkError>;
+
+    /// Holds the run that was attached to network policies, for its life; called before its processes
+    /// start, and only where there are limits.
+    async fn limit(&self, plan: &NetworkPlan, limits: &NetworkLimits) -> Result<(), NetworkError>;
 
     /// Removes the machine's namespace, interfaces and routes.
     async fn detach(&self, plan: &NetworkPlan) -> Result<(), NetworkError>;

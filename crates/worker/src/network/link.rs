@@ -120,7 +120,7 @@ fn configure(
     block: Block,
     plan: &NetworkPlan,
 ) -> std::io::Result<u32> {
-    let index = rustix::net::netdevice::name_to_index(host_socket()?, &names.link(plan.slot))?;
+    let index = index(&names.link(plan.slot))?;
     let (host_mac, machine_mac) = macs(plan.slot);
     let ipv4 = IpAddr::V4(block.address(plan.slot));
     let ipv6 = IpAddr::V6(plan.ipv6);
@@ -150,6 +150,11 @@ fn configure(
     machine.await_address(FAR_INDEX, plan.ipv6)?;
     host.await_address(index, HOST_LINK_LOCAL)?;
     Ok(index)
+}
+
+/// The index of an interface of the host.
+pub fn index(name: &str) -> std::io::Result<u32> {
+    Ok(rustix::net::netdevice::name_to_index(host_socket()?, name)?)
 }
 
 fn host_socket() -> std::io::Result<std::os::fd::OwnedFd> {

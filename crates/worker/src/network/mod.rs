@@ -36,6 +36,7 @@ use ipnet::Ipv4Net;
 
 use atoll_model::MachineId;
 use atoll_model::address::NetworkId;
+use atoll_model::policy::NetworkLimits;
 
 use crate::seams::{MachineNetworks, NetworkError, NetworkPlan};
 use block::Block;
@@ -82,6 +83,9 @@ pub struct HostNetworks {
     /// Networks whose machines may already talk to each other here.
     admitted: Mutex<BTreeSet<NetworkId>>,
     ledger: Mutex<Ledger>,
+    /// Runs that this process holds to policies, by their interfaces' names. Of those that another did,
+    /// the rules outlast their ends by a few bytes each.
+    limited: Mutex<BTreeMap<String, (u32, NetworkLimits)>>,
 }
 
 fn failed(action: impl Into<String>) -> impl FnOnce(io::Error) -> NetworkError {
@@ -109,6 +113,7 @@ impl HostNetworks {
             mesh: config.mesh,
             admitted: Mutex::default(),
             ledger: Mutex::default(),
+            limited: Mutex::default(),
         })
     }
 
@@ -150,6 +155,15 @@ impl HostNetworks {
         self.ledger().total()
     }
 
+    /// Forgets what a run was held to, if anything.
+    async fn unlimit(&self, link: &str) -> Result<(), NetworkError> {
+        let limited = self.limited.lock().unwrap_or_else(PoisonError::into_inner).remove(link);
+        match limited {
+            Some((index, limits)) => rules::run(rules::limit(self.names, rules::Change::End, index, &limits)).await,
+            None => Ok(()),
+        }
+    }
+
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,9 +196,22 @@ impl MachineNetworks for HostNetworks {
         Ok(attached.namespace)
     }
 
+    async fn limit(&self, plan: &NetworkPlan, limits: &NetworkLimits) -> Result<(), NetworkError> {
+        let link = self.names.link(plan.slot);
+        // Of a run that was replaced, not ended.
+        self.unlimit(&link).await?;
+        let index = link::index(&link).map_err(failed(format!("find the interface {link}")))?;
+        rules::run(rules::limit(self.names, rules::Change::Begin, index, limits)).await?;
+        let mut limited = self.limited.lock().unwrap_or_else(PoisonError::into_inner);
+        limited.insert(link, (index, limits.clone()));
+        Ok(())
+    }
+
     async fn detach(&self, plan: &NetworkPlan) -> Result<(), NetworkError> {
         let (names, plan) = (self.names, *plan);
-        self.ledger().end(&names.link(plan.slot));
+        let link = names.link(plan.slot);
+        self.ledger().end(&link);
+        self.unlimit(&link).await?;
         blocking(move || link::detach(names, &plan)).await
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use atoll_model::address::NetworkId;
+use atoll_model::policy::NetworkLimits;
 use atoll_model::{MachineId, Row, RowKey};
 
 use atoll_worker::seams::{
@@ -51,6 +52,11 @@ impl MachineNetworks for FakeNetworks {
         assert!(!taken, "slot {} was given twice", plan.slot);
         attached.insert(plan.machine, *plan);
         Ok(PathBuf::from(format!("/run/netns/{}", plan.machine)))
+    }
+
+    async fn limit(&self, plan: &NetworkPlan, _limits: &NetworkLimits) -> Result<(), NetworkError> {
+        assert!(self.0.attached.lock().unwrap().contains_key(&plan.machine), "{} has no network", plan.machine);
+        Ok(())
     }
 
     async fn detach(&self, plan: &NetworkPlan) -> Result<(), NetworkError> {

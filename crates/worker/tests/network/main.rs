@@ -6,6 +6,7 @@ mod host;
 mod isolated;
 #[path = "../isolation/mod.rs"]
 mod isolation;
+mod limits;
 mod machines;
 mod mesh;
 mod neighbour;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use atoll_model::address::{NetworkId, machine_address};
+use atoll_model::policy::NetworkLimits;
 use atoll_model::{MachineConfig, MachineId, MachineState, MachineVersion};
 use atoll_rpc::contract::{LaunchBundle, MachineView, PinnedImage};
 
@@ -68,6 +69,7 @@ impl Stage {
             secrets: BTreeMap::from([("KEY".into(), "swordfish".into())]),
             secrets_version: 1,
             private_ipv6: machine_address(NetworkId(7), 1, number as u32),
+            limits: NetworkLimits::default(),
             primary_region: None,
             skip_launch: false,
             cordoned: false,

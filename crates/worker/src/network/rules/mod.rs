@@ -3,7 +3,10 @@
 //! names and groups, and what a network needs is added when its first machine is made.
 
 mod crossing;
+mod limits;
 mod traffic;
+
+pub use limits::{Change, change as limit};
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,7 +26,8 @@ use crate::seams::NetworkError;
 /// The network of the platform's own addresses, that no machine is in.
 const PLATFORM: NetworkId = NetworkId(0);
 
-/// The whole table, replacing an earlier one; the table that counts ([`traffic`]) keeps what it counted.
+/// The whole table, replacing an earlier one; those beside it ([`limits`], [`traffic`]) keep what
+/// they hold.
 ///
 /// - Sources are enforced at the machine's own interface: only what the host would route back there,
 ///   and nothing link-local. Both ends know each other's hardware address, so of neighbour discovery
@@ -41,7 +45,7 @@ pub fn table(names: Names, block: Block, mesh: Option<&MeshFace>, networks: &BTr
     let own = elements(networks.iter().filter_map(|network| own_network(*network)));
     let net = block.net();
     let crossing = mesh.map(|face| crossing::chains(&table, &machines, face)).unwrap_or_default();
-    let traffic = traffic::table(names, mesh);
+    let beside = limits::table(names) + &traffic::table(names, mesh);
     format!(
         r#"table inet {table} {{}}
 delete table inet {table}
@@ -96,7 +100,7 @@ table inet {table} {{
         ip saddr {net} oifname != "{any_machine}" masquerade
     }}
 }}
-{crossing}{traffic}"#
+{crossing}{beside}"#
     )
 }
 
@@ -111,7 +115,7 @@ pub fn admission(names: Names, network: NetworkId) -> String {
 }
 
 pub fn removal(names: Names) -> String {
-    [names.prefix(), traffic::table_name(names)]
+    [names.prefix(), limits::table_name(names), traffic::table_name(names)]
         .map(|table| format!("table inet {table} {{}}\ndelete table inet {table}\n"))
         .concat()
 }
