@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use atoll_model::wire::{
     AppStatus, CollectReply, DeployAccepted, DeployEvent, DeployRequest, ErrorBody, ImageSummary, JoinTokenReply,
     LogRecord, MachineSummary, NodeSummary, RegistryRequest, RegistrySummary, ReleaseView, ScaleRequest, TokenReply,
-    TokenRequest,
+    TokenRequest, UnknownMachine,
 };
 
 use crate::{ClientError, Lines};
@@ -161,6 +161,15 @@ pub struct LogQuery {
 impl Client {
     pub async fn machines(&self, app: &str) -> Result<Vec<MachineSummary>, ClientError> {
         self.app_status(app).await.map(|status| status.machines)
+    }
+
+    /// Machines that servers have and the records do not.
+    pub async fn machines_unknown(&self) -> Result<Vec<UnknownMachine>, ClientError> {
+        self.fetch(self.request(Method::GET, "/api/v1/machines/unknown")).await
+    }
+
+    pub async fn machine_unknown_destroy(&self, id: &str) -> Result<(), ClientError> {
+        self.send(self.request(Method::DELETE, &format!("/api/v1/machines/unknown/{id}"))).await.map(drop)
     }
 
     pub async fn machine(&self, app: &str, id: &str) -> Result<Value, ClientError> {

@@ -18,6 +18,7 @@ mod registries;
 mod rows;
 mod secrets;
 mod serve;
+mod unknown;
 mod workers;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub use nodes::{JoinTokenMade, NodeOverview};
 pub use prune::Pruned;
 pub use rows::RowSink;
 pub use serve::ControlServices;
+pub use unknown::{Observed, Unknown, UnknownMachine};
 
 /// What control is made of; shared by its faces and its background work.
 pub struct Control {
@@ -51,6 +53,8 @@ pub struct Control {
     pub directory: Directory,
     pub rows: Arc<dyn RowSink>,
     pub settings: Settings,
+    /// Machines that servers have and the records do not.
+    pub unknown: Unknown,
 }
 
 /// Facts of this platform that records do not hold.

@@ -340,19 +340,24 @@ impl Control {
     pub async fn machine_destroy_recorded(&self, record: &MachineRecord) -> ControlResult<()> {
         let (id, now) = (record.id, self.now_ms());
         self.store.write(move |tx| async move { tx.machine_destroy_intend(id, now).await }).await?;
+        self.machine_end(&record.node, id).await?;
+        self.store.write(move |tx| async move { tx.machine_destroyed(id, now).await }).await?;
+        Ok(())
+    }
+
+    /// Has a worker destroy a machine, whatever it is doing; one that the worker has not is no error.
+    pub(crate) async fn machine_end(&self, node: &NodeName, id: MachineId) -> ControlResult<()> {
         let request = proto::ChangeRequest {
             machine: id.to_string(),
             change: Some(proto::change_request::Change::Destroy(proto::Destroy { force: true })),
             lease_nonce: String::new(),
             source: "flyd".to_owned(),
         };
-        match self.directory.worker(&record.node)?.change(timed(request)).await {
-            Ok(_) => {}
-            Err(status) if status.code() == tonic::Code::NotFound => {}
-            Err(status) => return Err(status.into()),
+        match self.directory.worker(node)?.change(timed(request)).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
+            Err(status) => Err(status.into()),
         }
-        self.store.write(move |tx| async move { tx.machine_destroyed(id, now).await }).await?;
-        Ok(())
     }
 
     /// Records that a machine shall end; [`crate::reconcile`] ends it when its node answers.

@@ -267,6 +267,11 @@ impl MachineConfig {
             .map_or("app", String::as_str)
     }
 
+    /// A deploy made the machine: its release is named in the metadata.
+    pub fn is_deployed(&self) -> bool {
+        self.metadata.contains_key("fly_release_version")
+    }
+
     /// The metadata by which machines can be found by name: keys and values that are labels of a
     /// domain name, a bounded number of them.
     pub fn name_metadata(&self) -> Arc<[(String, String)]> {

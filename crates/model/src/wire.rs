@@ -176,6 +176,18 @@ pub struct MachineSummary {
     pub updated_at_ms: u64,
 }
 
+/// `GET /api/v1/machines/unknown`: a machine that a server has and the records do not.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct UnknownMachine {
+    pub id: MachineId,
+    pub app: AppName,
+    pub state: MachineState,
+    pub region: RegionCode,
+    pub node: NodeName,
+    /// Why it is not taken back into the records.
+    pub why: String,
+}
+
 /// `PUT /api/v1/apps/{app}/scale`
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ScaleRequest {

@@ -8,6 +8,7 @@ mod nodes;
 mod records;
 mod registries;
 mod tokens;
+mod unknown;
 
 use crate::describe::Routes;
 
@@ -21,4 +22,5 @@ pub fn routes() -> Routes {
         .merge(records::routes())
         .merge(registries::routes())
         .merge(tokens::routes())
+        .merge(unknown::routes())
 }

@@ -3,7 +3,8 @@
 //! Restored records are older than what edges have heard. Control's rows begin a new epoch, so that
 //! edges take them for newer; it is the moment of the restore, which is beyond every earlier epoch
 //! also when the same backup is restored twice. What workers say of their machines is in epochs of
-//! their own and counts as before.
+//! their own and counts as before. Machines made after the backup keep their addresses: those given out
+//! from now on are others.
 
 use std::path::Path;
 
@@ -33,7 +34,10 @@ pub async fn restore(file: &Path, state: &Path, database: Option<String>) -> any
     let summary = store.restore(file).await.with_context(|| format!("cannot restore {}", file.display()))?;
     let epoch = &now_unix().to_string();
     store
-        .write(|tx| async move { tx.setting_set(ROWS_EPOCH, epoch.as_bytes()).await })
+        .write(|tx| async move {
+            tx.networks_skip_given().await?;
+            tx.setting_set(ROWS_EPOCH, epoch.as_bytes()).await
+        })
         .await
         .context("cannot begin a new epoch; remove the records and restore again")?;
     store.close().await;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use atoll_client::{Client, ClientError};
 use atoll_model::MachineState::{self, Started, Stopped, Suspended};
+use atoll_model::wire::UnknownMachine;
 
 use crate::outcome::{CliResult, Outcome};
 use crate::printer::{age, now_ms};
@@ -14,7 +15,13 @@ use crate::{CliError, Printer};
 #[derive(Subcommand, Debug)]
 pub enum MachineCommand {
     /// List an app's machines
-    List(AppTarget),
+    List {
+        #[command(flatten)]
+        target: AppTarget,
+        /// Instead those of all apps that servers have and the records do not, as after a restore
+        #[arg(long)]
+        unknown: bool,
+    },
     /// Show one machine with its events
     Status(One),
     /// Start machines and wait until they run
@@ -41,6 +48,9 @@ pub enum MachineCommand {
         /// Running ones too
         #[arg(long)]
         force: bool,
+        /// Those that `atoll machine list --unknown` shows, running or not
+        #[arg(long)]
+        unknown: bool,
     },
     /// Run a command in a machine and print what it says
     Exec {
@@ -87,7 +97,8 @@ pub struct Steered {
 
 pub async fn run(command: MachineCommand, client: &Client, printer: &Printer) -> CliResult {
     match command {
-        MachineCommand::List(target) => list(&target.name()?, client, printer).await,
+        MachineCommand::List { unknown: true, .. } => list_unknown(client, printer).await,
+        MachineCommand::List { target, .. } => list(&target.name()?, client, printer).await,
         MachineCommand::Status(one) => status(&one, client, printer).await,
         MachineCommand::Start(steered) => steer(&steered, "start", Started, json!({}), client, printer).await,
         MachineCommand::Stop { steered, signal, timeout } => {
@@ -104,7 +115,14 @@ pub async fn run(command: MachineCommand, client: &Client, printer: &Printer) ->
         MachineCommand::Restart(steered) => steer(&steered, "restart", Started, json!({}), client, printer).await,
         MachineCommand::Cordon(several) => simply(&several, "cordon", client, printer).await,
         MachineCommand::Uncordon(several) => simply(&several, "uncordon", client, printer).await,
-        MachineCommand::Destroy { several, force } => {
+        MachineCommand::Destroy { several, unknown: true, .. } => {
+            each(&several.ids, printer, async |id| {
+                client.machine_unknown_destroy(id).await?;
+                Ok("destroyed".to_owned())
+            })
+            .await
+        }
+        MachineCommand::Destroy { several, force, .. } => {
             let app = several.target.name()?;
             each(&several.ids, printer, async |id| {
                 client.machine_destroy(&app, id, force).await?;
@@ -182,6 +200,19 @@ async fn each(
 async fn list(app: &str, client: &Client, printer: &Printer) -> CliResult {
     let machines = client.machines(app).await?;
     printer.data(&machines, |printer| super::status::machine_table(&machines, printer));
+    Ok(Outcome::Done)
+}
+
+async fn list_unknown(client: &Client, printer: &Printer) -> CliResult {
+    let machines = client.machines_unknown().await?;
+    printer.data(&machines, |printer| {
+        let row = |machine: &UnknownMachine| {
+            let UnknownMachine { id, app, state, region, node, why } = machine;
+            vec![id.to_string(), app.to_string(), state.to_string(), region.to_string(), node.to_string(), why.clone()]
+        };
+        let header = ["machine", "app", "state", "region", "node", "not taken back because"];
+        printer.table(&header, machines.iter().map(row).collect());
+    });
     Ok(Outcome::Done)
 }
 

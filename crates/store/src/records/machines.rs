@@ -8,8 +8,10 @@
 //! ```
 //! `state` is control's copy of what the worker last said and may be seconds old.
 
+use std::collections::HashSet;
 use std::net::Ipv6Addr;
 
+use atoll_model::address::network_of;
 use atoll_model::{AppName, MachineConfig, MachineId, MachineState, MachineVersion, NodeName, OrgSlug, RegionCode};
 
 use crate::ids::random_machine_id;
@@ -56,6 +58,16 @@ pub struct NewMachine {
     pub process_group: String,
     pub spec: MachineSpec,
     pub cordoned: bool,
+}
+
+/// A machine that its worker has and the records do not, as its worker has it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct FoundMachine {
+    /// With its id.
+    pub machine: NewMachine,
+    pub private_ip: Ipv6Addr,
+    pub state: MachineState,
+    pub created_at_ms: u64,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -170,6 +182,17 @@ impl ReadTx {
     pub async fn machine_fetch(&self, id: MachineId) -> Result<MachineRecord, StoreError> {
         let row = self.row_opt(SELECT_BY_ID, params![id]).await?;
         machine(&row.ok_or_else(|| StoreError::not_found("machine", id))?)
+    }
+
+    /// Which of these are in the records, destroyed ones included.
+    pub async fn machines_recorded(&self, ids: &[MachineId]) -> Result<HashSet<MachineId>, StoreError> {
+        let mut recorded = HashSet::new();
+        for &id in ids {
+            if self.row_opt("SELECT id FROM machines WHERE id = $1", params![id]).await?.is_some() {
+                recorded.insert(id);
+            }
+        }
+        Ok(recorded)
     }
 
     /// Machines by id.
@@ -301,6 +324,33 @@ impl WriteTx {
         )
         .await?;
         self.machine_fetch(id).await.map(MachineIntent::New)
+    }
+
+    /// Records a machine that its worker has: the records come from a backup that is older than the machine.
+    /// It keeps its address. One that is known by now is left as it is.
+    pub async fn machine_take_back(&self, found: &FoundMachine, now_ms: u64) -> Result<(), StoreError> {
+        let mut new = found.machine.clone();
+        let app = self.app_fetch(&new.app).await?;
+        if network_of(found.private_ip) != Some(app.network) {
+            let reason = format!("its address {} is not of the app's network", found.private_ip);
+            return Err(StoreError::conflict("machine", &new.name, reason));
+        }
+        let sql = "SELECT id FROM machines WHERE private_ip = $1 AND id <> $2";
+        if let Some(row) = self.row_opt(sql, params![found.private_ip.to_string(), new.id]).await? {
+            return Err(StoreError::taken("address", found.private_ip, Some(row.text("id")?)));
+        }
+        // What it was made from may be newer than anything known here. As a machine of the last release
+        // that is known it is replaced by the next deploy, like the others.
+        let release = self.release_last_complete(&new.app).await?;
+        new.spec.release_version = release.filter(|_| new.spec.config.is_deployed()).map(|release| release.version);
+        new.spec.secrets_version = new.spec.secrets_version.min(app.secrets_version);
+        let MachineIntent::New(record) = self.machine_record(&new, now_ms).await? else { return Ok(()) };
+        self.execute(
+            "UPDATE machines SET phase = 'placed', private_ip = $2, state = $3, created_at = $4 WHERE id = $1",
+            params![record.id, found.private_ip.to_string(), found.state.as_str(), found.created_at_ms],
+        )
+        .await
+        .map(drop)
     }
 
     /// The worker has the machine.

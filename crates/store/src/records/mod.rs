@@ -20,7 +20,8 @@ pub use audit::{AuditEntry, NewAuditEntry};
 pub use deploys::{Deploy, DeployEvent, DeployLease, DeployOutcome};
 pub use hubs::{EdgeLease, Hub};
 pub use machines::{
-    MachineFilter, MachineIntent, MachinePhase, MachineRecord, MachineSpec, MachineUpdate, NewMachine, Observation,
+    FoundMachine, MachineFilter, MachineIntent, MachinePhase, MachineRecord, MachineSpec, MachineUpdate, NewMachine,
+    Observation,
 };
 pub use moves::{Move, NewMove};
 pub use networks::{DEFAULT_NETWORK, Network};

@@ -33,12 +33,14 @@ impl WriteTx {
 
     /// The next number of a counter, from 1. Never gives a number twice, also after deletions.
     pub(crate) async fn counter_next(&self, name: &str) -> Result<u64, StoreError> {
-        self.execute(
-            "INSERT INTO counters (name, value) VALUES ($1, 1)
-             ON CONFLICT (name) DO UPDATE SET value = counters.value + 1",
-            params![name],
-        )
-        .await?;
+        self.counter_skip(name, 1).await?;
         self.row("SELECT value FROM counters WHERE name = $1", params![name]).await?.unsigned("value")
+    }
+
+    /// Leaves out the next numbers of a counter.
+    pub(crate) async fn counter_skip(&self, name: &str, count: u64) -> Result<(), StoreError> {
+        let sql = "INSERT INTO counters (name, value) VALUES ($1, $2)
+                   ON CONFLICT (name) DO UPDATE SET value = counters.value + excluded.value";
+        self.execute(sql, params![name, count]).await.map(drop)
     }
 }

@@ -134,6 +134,75 @@ pub async fn machines_are_listed_by_their_last_change(store: &Store) {
     assert!(list(NOW + 5, PageRequest::default()).await.items.is_empty());
 }
 
+pub async fn a_machine_made_after_the_backup_is_taken_back(store: &Store) {
+    let app = create_app(store, &new_app("web")).await.unwrap();
+    enrol(store, &new_node("ams1")).await.unwrap();
+    let known = record_machine(store, &new_machine("web", "one")).await.unwrap();
+    let release = create_release(store, "web", 1).await;
+    let id = &release.id;
+    let complete = store.write(|tx| async move {
+        tx.release_begin(id, NOW).await?;
+        tx.release_end(id, ReleaseStatus::Complete, NOW).await
+    });
+    complete.await.unwrap();
+
+    let address = |number| atoll_model::address::machine_address(app.network, 0, number);
+    let id = atoll_model::MachineId::from_random(7);
+    let mut machine_made = NewMachine { id: Some(id), ..new_machine("web", "two") };
+    // Of a release and with secrets that were made after the backup, too.
+    machine_made.spec.config.metadata.insert("fly_release_version".into(), "9".into());
+    machine_made.spec.secrets_version = 9;
+    let (private_ip, state, created_at_ms) = (address(9), MachineState::Started, NOW - 5);
+    let found = FoundMachine { machine: machine_made, private_ip, state, created_at_ms };
+    let take_back = |found: FoundMachine| async move {
+        let found = &found;
+        store.write(|tx| async move { tx.machine_take_back(found, NOW).await }).await
+    };
+    let named = |name: &str| NewMachine { name: name.into(), ..found.machine.clone() };
+    for (refused, kind) in [
+        (FoundMachine { machine: named("one"), ..found.clone() }, ErrorKind::Taken),
+        (FoundMachine { private_ip: known.private_ip, ..found.clone() }, ErrorKind::Taken),
+        (FoundMachine { private_ip: parsed("fdaa:0:ffff::2"), ..found.clone() }, ErrorKind::Conflict),
+        (
+            FoundMachine { machine: NewMachine { app: parsed("gone"), ..found.machine.clone() }, ..found.clone() },
+            ErrorKind::NotFound,
+        ),
+    ] {
+        assert_eq!(take_back(refused.clone()).await.unwrap_err().kind(), kind, "{refused:?}");
+    }
+    let recorded = || store.read(|tx| async move { tx.machines_recorded(&[id, known.id]).await });
+    assert_eq!(recorded().await.unwrap(), [known.id].into(), "a refused one is not recorded");
+
+    take_back(found.clone()).await.unwrap();
+    let record = machine(store, id).await;
+    assert_eq!((record.phase, record.state, record.private_ip), (MachinePhase::Placed, state, private_ip));
+    assert_eq!((record.created_at_ms, record.spec.version), (created_at_ms, found.machine.spec.version));
+    assert_eq!((record.spec.release_version, record.spec.secrets_version), (Some(release.version), 0));
+    assert_eq!(recorded().await.unwrap(), [id, known.id].into());
+    assert!(observe(store, id, seen(1, 1, MachineState::Stopped)).await, "its worker is heard");
+    take_back(found).await.unwrap();
+    assert_eq!(machine(store, id).await.state, MachineState::Stopped, "one that is known stays as it is");
+}
+
+pub async fn a_restore_gives_out_no_address_that_may_be_in_use(store: &Store) {
+    let app = create_app(store, &new_app("web")).await.unwrap();
+    let org = &app.org;
+    let next = async |network: &'static str| {
+        let given = store.write(|tx| async move {
+            let address = tx.address_allocate(app.network).await?;
+            Ok::<_, StoreError>((tx.network_ensure(org, network, NOW).await?.id, address))
+        });
+        given.await.unwrap()
+    };
+    let (network, address) = next("before").await;
+    store.write(|tx| async move { tx.networks_skip_given().await }).await.unwrap();
+    let (network_after, address_after) = next("after").await;
+    assert!(network_after.0 - network.0 > 1 << 16, "{network} and then {network_after}");
+    // A machine's number begins above the 16 bits that are its own.
+    let skipped = (address_after.to_bits() - address.to_bits()) >> 16;
+    assert!(skipped > 1 << 20, "{address} and then {address_after}");
+}
+
 pub async fn observations_are_taken_in_order_and_from_the_current_epoch(store: &Store) {
     create_app(store, &new_app("web")).await.unwrap();
     enrol(store, &new_node("ams1")).await.unwrap();

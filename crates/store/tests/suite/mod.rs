@@ -39,6 +39,8 @@ macro_rules! every_case {
             addresses_are_never_given_twice
             an_update_is_recorded_before_it_is_made
             machines_are_listed_by_their_last_change
+            a_machine_made_after_the_backup_is_taken_back
+            a_restore_gives_out_no_address_that_may_be_in_use
             observations_are_taken_in_order_and_from_the_current_epoch
             a_lost_node_loses_its_machines_and_its_voice
             a_move_and_a_deploy_of_an_app_take_turns

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use atoll_catalogue::watch::{HubHandle, MemoryBook, boot_clock, keep_book, watch_as_hub};
-use atoll_control::{Control, ControlServices, Directory, RowSink, Settings};
+use atoll_control::{Control, ControlServices, Directory, RowSink, Settings, Unknown};
 use atoll_deploy::{Deploys, Timing};
 use atoll_identity::TokenText;
 use atoll_images::{ImageStore, PullOptions, Puller};
@@ -80,6 +80,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         },
         live: live.clone(),
         store,
+        unknown: Unknown::default(),
     });
     let entered = NewNode {
         name: node.name.clone(),
@@ -108,6 +109,10 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     tokio::spawn(watch_as_hub(hub.clone(), hub::connect_to_worker(control.clone()), rand::random(), stop.clone()));
     tokio::spawn(observe::observe_machines(control.clone(), view.clone()));
     tokio::spawn(control.clone().reconcile_forever());
+    tokio::spawn({
+        let (control, view) = (control.clone(), view.clone());
+        async move { control.take_back_forever(|| observe::rows(&view)).await }
+    });
     tokio::spawn(control.clone().prune_forever());
     tokio::spawn(renew_own(control.clone(), state.identity("control")));
 

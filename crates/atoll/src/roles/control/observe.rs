@@ -10,28 +10,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use atoll_catalogue::watch::ReplicaHandle;
-use atoll_control::Control;
+use atoll_control::{Control, Observed};
 use atoll_model::row::MachineRow;
 use atoll_model::{MachineId, Owner};
 use atoll_store::Observation;
 
 /// Runs until the process ends.
 pub async fn observe_machines(control: Arc<Control>, view: ReplicaHandle) {
-    let rows = || {
-        let (snapshot, positions) = (view.snapshot(), view.positions());
-        let observed = |row: &Arc<MachineRow>| {
-            let position = positions.get(&Owner::Node(row.node.clone()))?;
-            let observation = Observation {
-                epoch: position.epoch,
-                sequence: position.sequence,
-                version: row.version,
-                state: row.state,
-                cordoned: row.cordoned,
-            };
-            Some((row.clone(), observation))
-        };
-        snapshot.machines().filter_map(observed).collect()
-    };
     let note = |id: MachineId, observation: Observation| {
         let (control, now) = (control.clone(), control.now_ms());
         async move {
@@ -39,7 +24,24 @@ pub async fn observe_machines(control: Arc<Control>, view: ReplicaHandle) {
             control.store.write(|tx| async move { tx.machine_observe(id, observation, now).await }).await.map(drop)
         }
     };
-    copy_changes(rows, view.subscribe(), note, &PAUSES).await;
+    copy_changes(|| rows(&view), view.subscribe(), note, &PAUSES).await;
+}
+
+/// All machines as the catalogue has them now.
+pub fn rows(view: &ReplicaHandle) -> Vec<Observed> {
+    let (snapshot, positions) = (view.snapshot(), view.positions());
+    let observed = |row: &Arc<MachineRow>| {
+        let position = positions.get(&Owner::Node(row.node.clone()))?;
+        let observation = Observation {
+            epoch: position.epoch,
+            sequence: position.sequence,
+            version: row.version,
+            state: row.state,
+            cordoned: row.cordoned,
+        };
+        Some((row.clone(), observation))
+    };
+    snapshot.machines().filter_map(observed).collect()
 }
 
 /// How long is waited before another look at the rows.
@@ -59,7 +61,7 @@ const PAUSES: Pauses = Pauses {
 
 /// Notes every row once, and again when it is another one; until the rows' source ends.
 async fn copy_changes<Noting, E>(
-    rows: impl Fn() -> Vec<(Arc<MachineRow>, Observation)>,
+    rows: impl Fn() -> Vec<Observed>,
     mut changes: watch::Receiver<u64>,
     note: impl Fn(MachineId, Observation) -> Noting,
     pauses: &Pauses,
