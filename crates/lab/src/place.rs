@@ -26,6 +26,7 @@ const CITIES: &[(&str, f64, f64)] = &[
     ("Mumbai", 19.1, 72.9),
     ("New York", 40.7, -74.0),
     ("Osaka", 34.7, 135.5),
+    ("Paris", 48.9, 2.4),
     ("San Francisco", 37.8, -122.4),
     ("Sao Paulo", -23.5, -46.6),
     ("Seoul", 37.6, 127.0),

@@ -86,6 +86,16 @@ pub struct Guard {
 impl Guard {
     /// Starts a guard that announces [`PREFIX`] to a neighbouring router as long as the node's edge serves.
     pub async fn start(node: &Host, neighbour: &Host) -> anyhow::Result<Self> {
+        Self::start_towards(node, neighbour, 64512, Some("between-us")).await
+    }
+
+    /// [`Self::start`], with the neighbour's number and the session's secret.
+    pub async fn start_towards(
+        node: &Host,
+        neighbour: &Host,
+        system: u32,
+        password: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let disk = node.disk()?;
         let program = disk.join("atoll-guard");
         replace_program(&program)?;
@@ -102,8 +112,8 @@ impl Guard {
             "system": 65001,
             "bfd": {"interval_ms": BFD_MS, "multiplier": 3},
             "upstreams": [{
-                "name": neighbour.name(), "address": neighbour_address, "system": 64512, "own": own,
-                "password": "between-us", "host_routes": true,
+                "name": neighbour.name(), "address": neighbour_address, "system": system, "own": own,
+                "password": password, "host_routes": true,
             }],
             "prefixes": [format!("{}/{}", PREFIX.0, PREFIX.1)],
             "edge": {"address": "127.0.0.1:80", "pid_file": disk.join("state/run/edge.pid")},
@@ -207,10 +217,27 @@ pub async fn time_until_gone(
     address: Ipv4Addr,
     act: impl AsyncFnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<Duration> {
+    time_until(watch, |change| is_about(change, address) && change.deleted, act).await
+}
+
+/// The same, until the neighbour's kernel has another route, or none.
+pub async fn time_until_changed(
+    watch: &mut RouteWatch,
+    address: Ipv4Addr,
+    act: impl AsyncFnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<Duration> {
+    time_until(watch, |change| is_about(change, address), act).await
+}
+
+async fn time_until(
+    watch: &mut RouteWatch,
+    wanted: impl Fn(&RouteChange) -> bool,
+    act: impl AsyncFnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<Duration> {
     let began = Instant::now();
     act().await?;
-    let gone = watch.until(Duration::from_secs(20), |change| is_about(change, address) && change.deleted).await?;
-    Ok(gone.at.saturating_duration_since(began))
+    let change = watch.until(Duration::from_secs(20), wanted).await?;
+    Ok(change.at.saturating_duration_since(began))
 }
 
 /// Whether anything was told of a route in a time in which nothing should be.

@@ -4,6 +4,7 @@
 //! - [`platform`]: a lab world with servers in it, and what can be done to them
 //! - [`visit`]: one request from a host; [`load`]: many, with the fate of each
 //! - [`guard`]: the guard and a real BGP daemon on a node
+//! - [`lifecycle`]: a request from the name to the answer, where BGP leads it
 //! - [`demo`]: the demonstration
 //! - [`faults`]: what the death of each process may cost; [`persist`]: whoever notices
 //! - [`slow_link`]: what the demo and a test do to a link
@@ -12,6 +13,7 @@
 pub mod demo;
 pub mod faults;
 pub mod guard;
+pub mod lifecycle;
 pub mod load;
 pub mod persist;
 pub mod platform;

@@ -134,6 +134,14 @@ impl Platform {
         let client = Client::new(&format!("http://{}", bridge.address()), Some(token.clone()), None)?;
         let control = first.address(NODES_PORT)?;
         for node in joining {
+            // Where BGP leads, it takes its time at first.
+            let (there, back) = (first.host().ipv4()?, node.host().ipv4()?);
+            until("a joining server and the first one reach each other", SOON, async || {
+                lab.trace(node.name(), there).await?;
+                lab.trace(first.name(), back).await?;
+                Ok(())
+            })
+            .await?;
             prepare(node).await?;
             let token = client.node_token().await?.token;
             node.start(&Origin::Joins { control, token }).await?;

@@ -3,6 +3,8 @@
 //!
 //! Times are printed, not held to the budget: that is the bench's task, on a machine that does nothing else.
 
+mod lifecycle;
+
 use std::time::Duration;
 
 use anyhow::ensure;

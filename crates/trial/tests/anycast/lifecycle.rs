@@ -1,0 +1,89 @@
+//! A request from the name to the answer, where real BGP leads it.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+
+use atoll_lab::address::SERVICE_ADDRESS;
+use atoll_lab::place::distance_km;
+use atoll_trial::guard::{PREFIX, time_until_changed};
+use atoll_trial::lifecycle::{Announced, REQUEST_LIFECYCLE, TWO_CITIES};
+use atoll_trial::wait::until;
+
+/// What a request may take on a busy machine, as a multiple of the delays of its links. The bench holds it
+/// to 1.15.
+const BUSY: u32 = 10;
+/// By when users must be elsewhere; ten times the budget.
+const ELSEWHERE: Duration = Duration::from_secs(5);
+
+#[track_caller]
+fn in_world(world: &str, test: impl AsyncFnOnce(&Announced) -> anyhow::Result<()>) {
+    assert!(rustix::process::geteuid().is_root(), "these tests start servers in network namespaces: run them as root");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let announced = Announced::start(world).await.unwrap_or_else(|error| panic!("{error:#}"));
+        if let Err(error) = test(&announced).await {
+            let logs = announced.platform.keep_logs("lifecycle");
+            panic!("{error:#}\nlogs: {logs:?}");
+        }
+    });
+}
+
+#[test]
+fn a_request_from_mumbai_enters_in_chennai_and_is_answered_in_bangalore() {
+    in_world(REQUEST_LIFECYCLE, async |world| {
+        let site = world.app("web", &["blr"]).await?;
+        until("the name leads to the address that all announce", ELSEWHERE * 4, async || {
+            let told = world.resolve("mumbai", &site).await?;
+            ensure!(told == [SERVICE_ADDRESS], "it leads to {told:?}");
+            Ok(())
+        })
+        .await?;
+        let way = world.way("mumbai").await?;
+        ensure!(way == ["mumbai", "west", "south", "maa"], "BGP leads by {way:?}");
+
+        world.goes("mumbai", &site, |seen| seen.edge == "maa" && seen.who.region == "blr").await?;
+        let took = world.quickest("mumbai", &site, "maa", "blr").await?;
+        // The connection, then the request, then its way on through the connection that is there.
+        let links = world.round_trip("mumbai", "maa").await? * 2 + world.round_trip("maa", "blr").await?;
+        println!("answered after {took:.1?}, the links take {links:.1?}");
+        ensure!(took >= links, "a request was quicker than light: {took:.1?}, {links:.1?}");
+        ensure!(took <= links * BUSY, "it took {took:.1?}, the links {links:.1?}");
+
+        world.machine("web", "maa").await?;
+        let (_, taken_over) = world.goes("mumbai", &site, |seen| seen.who.region == "maa").await?;
+        println!("a machine at the edge took over after {taken_over:.1?}");
+        ensure!(taken_over <= ELSEWHERE, "only after {taken_over:.1?}");
+
+        let mut watch = world.guard("maa")?.watch().await?;
+        let gone = time_until_changed(&mut watch, PREFIX.0, async || Ok(world.platform.host("maa")?.kill().await?)).await?;
+        let (seen, outage) = world.goes("mumbai", &site, |seen| seen.edge != "maa").await?;
+        println!("the route was gone after {gone:.1?}, {} answered after {:.1?}", seen.edge, gone + outage);
+        ensure!(seen.who.region == "blr", "{seen:?}");
+        ensure!(gone + outage <= ELSEWHERE, "only after {:.1?}", gone + outage);
+        Ok(())
+    });
+}
+
+#[test]
+fn users_of_two_cities_go_where_the_path_is_shortest() {
+    in_world(TWO_CITIES, async |world| {
+        let site = world.app("web", &["ewr", "lhr"]).await?;
+        for (user, place) in [("chicago", "ewr"), ("new-york", "ewr"), ("paris", "ewr"), ("berlin", "lhr")] {
+            let way = world.way(user).await?;
+            ensure!(way.last().is_some_and(|end| end == place), "BGP leads {user} by {way:?}");
+            world.goes(user, &site, |seen| seen.edge == place && seen.who.region == place).await?;
+        }
+        // On the map Paris is nearer to London.
+        let place = |name: &str| world.world.hosts.iter().find(|host| host.name == name).map(|host| host.place);
+        let distance = |to| place("paris").zip(place(to)).map(|(paris, to)| distance_km(paris, to));
+        ensure!(distance("lhr") < distance("ewr"), "{:?} {:?}", distance("lhr"), distance("ewr"));
+
+        // Without the place in London all go to the other one.
+        world.platform.host("lhr")?.kill().await?;
+        let (_, moved) = world.goes("berlin", &site, |seen| seen.edge == "ewr").await?;
+        println!("Berlin was served by New York after {moved:.1?}");
+        ensure!(moved <= ELSEWHERE, "only after {moved:.1?}");
+        Ok(())
+    });
+}
