@@ -5,9 +5,11 @@
 mod catalogue;
 mod deploy;
 mod dns;
+mod failover;
 mod figure;
 mod footprint;
 mod isolation;
+mod lifecycle;
 mod machine_start;
 mod mesh;
 mod report;
@@ -46,6 +48,8 @@ enum Bench {
     Withdrawal,
     Mesh,
     Isolation,
+    Lifecycle,
+    Failover,
 }
 
 impl Bench {
@@ -60,6 +64,8 @@ impl Bench {
             Self::Withdrawal => "withdrawal",
             Self::Mesh => "mesh",
             Self::Isolation => "isolation",
+            Self::Lifecycle => "lifecycle",
+            Self::Failover => "failover",
         }
     }
 
@@ -75,6 +81,8 @@ impl Bench {
             // Blocks on programs and sockets in namespaces; nothing else runs meanwhile.
             Self::Mesh => tokio::task::spawn_blocking(mesh::run).await?,
             Self::Isolation => tokio::task::spawn_blocking(isolation::run).await?,
+            Self::Lifecycle => lifecycle::run().await,
+            Self::Failover => failover::run().await,
         }
     }
 }

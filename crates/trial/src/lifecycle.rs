@@ -46,7 +46,10 @@ impl Announced {
             let neighbour = &world.hosts[if link.a == port { link.b } else { link.a }.0];
             let system = neighbour.system.with_context(|| format!("{} is of no system", neighbour.name))?;
             let (node, router) = (platform.host(&host.name)?, platform.host(&neighbour.name)?);
-            guards.push((host.name.clone(), Guard::start_towards(&node, &router, system, link.password.as_deref()).await?));
+            guards.push((
+                host.name.clone(),
+                Guard::start_towards(&node, &router, system, link.password.as_deref()).await?,
+            ));
         }
         for (_, guard) in &guards {
             guard.announced().await?;
@@ -57,6 +60,11 @@ impl Announced {
     pub fn guard(&self, node: &str) -> anyhow::Result<&Guard> {
         let found = self.guards.iter().find(|(name, _)| name == node);
         Ok(&found.with_context(|| format!("no guard runs on {node}"))?.1)
+    }
+
+    pub fn guard_mut(&mut self, node: &str) -> anyhow::Result<&mut Guard> {
+        let found = self.guards.iter_mut().find(|(name, _)| name == node);
+        Ok(&mut found.with_context(|| format!("no guard runs on {node}"))?.1)
     }
 
     /// An app with a machine in each of these regions, all started.
@@ -128,15 +136,16 @@ impl Announced {
     ) -> anyhow::Result<(Seen, Duration)> {
         let host = self.platform.host(client)?;
         let began = Instant::now();
-        let (seen, _) = until(&format!("requests of {client} go as wanted"), SOON, async || {
-            match tokio::time::timeout(PATIENCE, see(&host, &Ask::get(site, "/"))).await {
-                Ok(Ok(seen)) if wanted(&seen) => Ok(seen),
-                Ok(Ok(seen)) => bail!("the last answer was {seen:?}"),
-                Ok(Err(error)) => Err(error),
-                Err(_) => bail!("the last one had no answer"),
-            }
-        })
-        .await?;
+        let (seen, _) =
+            until(&format!("requests of {client} go as wanted"), SOON, async || {
+                match tokio::time::timeout(PATIENCE, see(&host, &Ask::get(site, "/"))).await {
+                    Ok(Ok(seen)) if wanted(&seen) => Ok(seen),
+                    Ok(Ok(seen)) => bail!("the last answer was {seen:?}"),
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => bail!("the last one had no answer"),
+                }
+            })
+            .await?;
         Ok((seen, began.elapsed()))
     }
 }

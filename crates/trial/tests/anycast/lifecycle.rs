@@ -56,7 +56,8 @@ fn a_request_from_mumbai_enters_in_chennai_and_is_answered_in_bangalore() {
         ensure!(taken_over <= ELSEWHERE, "only after {taken_over:.1?}");
 
         let mut watch = world.guard("maa")?.watch().await?;
-        let gone = time_until_changed(&mut watch, PREFIX.0, async || Ok(world.platform.host("maa")?.kill().await?)).await?;
+        let gone =
+            time_until_changed(&mut watch, PREFIX.0, async || Ok(world.platform.host("maa")?.kill().await?)).await?;
         let (seen, outage) = world.goes("mumbai", &site, |seen| seen.edge != "maa").await?;
         println!("the route was gone after {gone:.1?}, {} answered after {:.1?}", seen.edge, gone + outage);
         ensure!(seen.who.region == "blr", "{seen:?}");
