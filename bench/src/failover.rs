@@ -1,4 +1,6 @@
-//! Two edges under constant load; one is drained, then it dies. What its users lose, and for how long.
+//! Two edges under constant load, of which one is given up: drained, the server first, which lets its edge
+//! send users to other connections, then its announcement; and, in another world, dead at once. What users
+//! lose, and for how long.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,25 +14,13 @@ use crate::figure::{Figure, Figures};
 
 /// Requests a second of one user, half of them on new connections.
 const RATE: u32 = 100;
+/// In which users of a server that leaves come to other connections, as docs/operating.md says.
+const DEPARTURE: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(30);
 
 pub async fn run() -> anyhow::Result<Figures> {
-    let mut world = Announced::start(TWO_CITIES).await?;
-    let site = world.app("web", &["ewr", "lhr"]).await?;
-    world.goes("berlin", &site, |seen| seen.edge == "lhr").await?;
-
-    let load = begin(&world, &site).await?;
-    let at = now_ms();
-    world.guard_mut("lhr")?.change_plan(|plan| plan["drain"] = serde_json::json!({"places_left": 1}))?;
-    let drained = Losses::of(&end(load, "ewr").await?, at);
-    world.guard_mut("lhr")?.change_plan(|plan| plan["drain"] = serde_json::Value::Null)?;
-    world.guard("lhr")?.announced().await?;
-    world.goes("berlin", &site, |seen| seen.edge == "lhr").await?;
-
-    let load = begin(&world, &site).await?;
-    let at = now_ms();
-    world.platform.host("lhr")?.kill().await?;
-    let crashed = Losses::of(&end(load, "ewr").await?, at);
+    let drained = drain().await?;
+    let crashed = crash().await?;
     Ok(vec![
         ("drain_requests_lost_not_in_flight", drained.later().held_to(0.0, 0.0)),
         ("drain_requests_lost_in_flight", drained.in_flight()),
@@ -41,8 +31,28 @@ pub async fn run() -> anyhow::Result<Figures> {
     ])
 }
 
-async fn begin(world: &Announced, site: &str) -> anyhow::Result<RunningLoad> {
-    let load = RunningLoad::start(&world.platform.host("berlin")?, site, RATE)?;
+async fn drain() -> anyhow::Result<Losses> {
+    let mut world = Announced::start(TWO_CITIES).await?;
+    let load = begin(&world).await?;
+    let at = now_ms();
+    world.platform.client().node_change("lhr", "drain", false).await?;
+    tokio::time::sleep(DEPARTURE).await;
+    world.guard_mut("lhr")?.change_plan(|plan| plan["drain"] = serde_json::json!({"places_left": 1}))?;
+    Ok(Losses::of(&end(load, "ewr").await?, at))
+}
+
+async fn crash() -> anyhow::Result<Losses> {
+    let world = Announced::start(TWO_CITIES).await?;
+    let load = begin(&world).await?;
+    let at = now_ms();
+    world.platform.host("lhr")?.kill().await?;
+    Ok(Losses::of(&end(load, "ewr").await?, at))
+}
+
+async fn begin(world: &Announced) -> anyhow::Result<RunningLoad> {
+    let site = world.app("web", &["ewr", "lhr"]).await?;
+    world.goes("berlin", &site, |seen| seen.edge == "lhr").await?;
+    let load = RunningLoad::start(&world.platform.host("berlin")?, &site, RATE)?;
     load.more(200).await?;
     Ok(load)
 }

@@ -11,6 +11,7 @@ use crate::backhaul::Peers;
 use crate::body::ReplayBudget;
 use crate::config::EdgeConfig;
 use crate::counters::Counters;
+use crate::departure::Departure;
 use crate::node::{Machines, Pool};
 use crate::surroundings::Surroundings;
 
@@ -24,6 +25,7 @@ pub(crate) struct Edge {
     pub machines: Machines,
     pub replay: Arc<ReplayBudget>,
     pub shutdown: Shutdown,
+    pub departure: Departure,
     /// Every connection and tunnel of a client or another edge.
     pub tasks: TaskTracker,
 }

@@ -17,6 +17,7 @@ use crate::body::ReplayBudget;
 use crate::config::EdgeConfig;
 use crate::core::{Core, Edge, Shutdown};
 use crate::counters::Counters;
+use crate::departure::{self, Departure};
 use crate::front::{Certificates, Gate, accept, serve_http, serve_https, serve_private, serve_tcp};
 use crate::node::{Machines, Pool, run_idle, run_reports};
 use crate::surroundings::Surroundings;
@@ -75,6 +76,7 @@ pub fn start(config: EdgeConfig, surroundings: Surroundings, listeners: Listener
         reachability: Arc::new(ArcSwap::from_pointee(Reachability::default())),
         machines: Machines::new(),
         shutdown: Shutdown::default(),
+        departure: Departure::default(),
         tasks: TaskTracker::new(),
     });
     let mut handle = EdgeHandle { edge: edge.clone(), threads: Vec::new() };
@@ -91,6 +93,7 @@ pub fn start(config: EdgeConfig, surroundings: Surroundings, listeners: Listener
     let upkeep = new_runtime()?;
     upkeep.spawn(run_idle(edge.clone()));
     upkeep.spawn(run_reports(edge.clone()));
+    upkeep.spawn(departure::follow(edge.clone()));
     if let Some(tls) = &edge.surroundings.backhaul {
         upkeep.spawn(run_probes(edge.clone(), tls.clone()));
     }

@@ -14,6 +14,7 @@ mod body;
 pub mod config;
 mod core;
 pub mod counters;
+mod departure;
 mod edge;
 mod errors;
 mod front;

@@ -19,6 +19,7 @@ use super::request::{Entrance, find_app, find_port, handle};
 use super::stall::Stall;
 use super::tcp;
 use crate::core::{Core, Shutdown};
+use crate::departure::Stage;
 use crate::headers::HostError;
 
 const H2: &[u8] = b"h2";
@@ -159,9 +160,15 @@ async fn serve_h1(core: Arc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin +
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let Shutdown { close_idle, end, .. } = &core.edge.shutdown;
+    let closes_idle = async {
+        tokio::select! {
+            () = close_idle.cancelled() => {}
+            () = core.edge.departure.reaches(Stage::ClosesIdle) => {}
+        }
+    };
     let result = tokio::select! {
         result = &mut connection => result,
-        () = close_idle.cancelled() => {
+        () = closes_idle => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 result = &mut connection => result,
@@ -192,10 +199,16 @@ async fn serve_h2(core: Arc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin +
         .serve_connection(TokioIo::new(stream), service_fn(serve));
     let mut connection = std::pin::pin!(connection);
     let Shutdown { drain, end, .. } = &core.edge.shutdown;
+    let opens_no_more = async {
+        tokio::select! {
+            () = drain.cancelled() => {}
+            () = core.edge.departure.reaches(Stage::Leaves) => {}
+        }
+    };
     let result = tokio::select! {
         result = &mut connection => result,
         // HTTP/2 tells the client to open no more streams; unlike in HTTP/1 no request can be lost.
-        () = drain.cancelled() => {
+        () = opens_no_more => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 result = &mut connection => result,

@@ -72,7 +72,8 @@ pub(crate) async fn handle(
         }
     };
     dress(response.headers_mut(), version, &request_id, options.as_ref());
-    if version < Version::HTTP_2 && core.edge.shutdown.drain.is_cancelled() && !is_upgrade(&response) {
+    let last = core.edge.shutdown.drain.is_cancelled() || core.edge.departure.has_begun();
+    if version < Version::HTTP_2 && last && !is_upgrade(&response) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     record.answered(response.status());

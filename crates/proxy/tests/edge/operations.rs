@@ -171,6 +171,34 @@ async fn a_revoked_node_loses_its_connections() {
 }
 
 #[tokio::test]
+async fn an_edge_of_a_server_that_leaves_shows_its_users_the_way_out() {
+    let platform = Platform::new();
+    let ams = platform.node("ams1", "ams");
+    let app = platform.app("web");
+    let machine = Machine::started("m1", App::hello()).await;
+    platform.host(&ams, &app, &machine);
+    let client = Client::new(ams.http, "web.localhost");
+    let ask = || client.request(Method::GET, "/").body(bytes("")).unwrap();
+    let mut busy = h1(TcpStream::connect(ams.http).await.unwrap()).await.unwrap();
+    let mut idle = h1(TcpStream::connect(ams.http).await.unwrap()).await.unwrap();
+    for kept in [&mut busy, &mut idle] {
+        assert!(!read(kept.send_request(ask()).await.unwrap()).await.unwrap().headers.contains_key("connection"));
+    }
+    platform.catalogue.change_node("ams1", |row| row.state = NodeState::Draining);
+    eventually("answers say that their connection ends", async || {
+        client.get("/").await.header("connection") == "close"
+    })
+    .await;
+    let last = read(busy.send_request(ask()).await.unwrap()).await.unwrap();
+    assert_eq!((last.status.as_u16(), last.header("connection")), (200, "close"));
+    eventually("idle connections are closed", async || idle.is_closed()).await;
+    assert_eq!(client.get("/").await.status, 200, "it goes on serving");
+
+    platform.catalogue.change_node("ams1", |row| row.state = NodeState::Active);
+    eventually("connections are kept again", async || !client.get("/").await.headers.contains_key("connection")).await;
+}
+
+#[tokio::test]
 async fn a_drain_loses_nothing_and_the_next_edge_goes_on() {
     let platform = Platform::new();
     let mut ams = platform.node("ams1", "ams");
