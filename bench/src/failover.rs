@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::ensure;
 
+use atoll_trial::guard::{PREFIX, is_about};
 use atoll_trial::lifecycle::{Announced, TWO_CITIES};
 use atoll_trial::load::{RunningLoad, Shot};
 use atoll_trial::wait::until;
@@ -34,10 +35,13 @@ pub async fn run() -> anyhow::Result<Figures> {
 async fn drain() -> anyhow::Result<Losses> {
     let mut world = Announced::start(TWO_CITIES).await?;
     let load = begin(&world).await?;
-    let at = now_ms();
     world.platform.client().node_change("lhr", "drain", false).await?;
     tokio::time::sleep(DEPARTURE).await;
+    let mut watch = world.guard("lhr")?.watch().await?;
     world.guard_mut("lhr")?.change_plan(|plan| plan["drain"] = serde_json::json!({"places_left": 1}))?;
+    // From here on packets arrive elsewhere: what was under way is lost.
+    let led_elsewhere = watch.until(LIMIT, |change| is_about(change, PREFIX.0)).await?;
+    let at = now_ms() - led_elsewhere.at.elapsed().as_millis() as u64;
     Ok(Losses::of(&end(load, "ewr").await?, at))
 }
 
