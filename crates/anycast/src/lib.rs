@@ -1,7 +1,7 @@
 //! Anycast: which addresses this place announces and how, and the guard that sees to it.
 //!
-//! - what is wanted: [`plan`] is what the guard is told, [`planning`] makes plans from an operator's policy
-//!   and from where apps run
+//! - what is wanted: [`plan`] is what the operator tells the guard, [`served`] what the edge tells it of apps
+//!   that it serves
 //! - what is announced: [`announcements`], a function of the plan, of how the edge is ([`health`]) and how
 //!   busy ([`load`])
 //! - who announces: [`bird`], the BGP daemon's configuration and control socket
@@ -16,5 +16,5 @@ pub mod guard;
 pub mod health;
 pub mod load;
 pub mod plan;
-pub mod planning;
 pub mod prefix;
+pub mod served;

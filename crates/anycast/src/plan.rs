@@ -41,6 +41,9 @@ pub struct Plan {
     pub bfd: Bfd,
     pub upstreams: Vec<Upstream>,
     pub prefixes: BTreeSet<Prefix>,
+    /// Prefixes whose single addresses are announced as well, while the edge says that it serves them.
+    #[serde(default)]
+    pub local: BTreeSet<Prefix>,
     /// Prefixes that an earlier plan had and why this one has them no more.
     #[serde(default)]
     pub given_up: BTreeMap<Prefix, Because>,

@@ -1,6 +1,7 @@
 //! The faces of the platform over HTTP: the Machines API under `/v1`, our own API under `/api/v1`,
 //! the image registry under `/v2/`. Knows no SQL: everything is asked of control and deploy.
 
+mod addresses;
 mod answer;
 mod apps;
 mod auth;
@@ -60,6 +61,7 @@ pub fn router(api: Api) -> Router {
 /// The table of all described routes.
 fn routes() -> Routes {
     Routes::default()
+        .merge(addresses::routes())
         .merge(apps::routes())
         .merge(machines::routes())
         .merge(secrets::routes())

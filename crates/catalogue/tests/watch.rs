@@ -86,6 +86,8 @@ fn app(name: &str) -> Row {
         primary_region: None,
         hostnames: Vec::new(),
         addresses: Vec::new(),
+        shared_addresses: Vec::new(),
+        local_addresses: Vec::new(),
     })
 }
 

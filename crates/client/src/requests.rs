@@ -1,6 +1,7 @@
 //! The requests, grouped as the API's routes are.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use atoll_model::wire::{
-    AppStatus, CollectReply, DeployAccepted, DeployEvent, DeployRequest, ErrorBody, ImageSummary, JoinTokenReply,
-    LogRecord, MachineSummary, NodeSummary, RegistryRequest, RegistrySummary, ReleaseView, ScaleRequest, TokenReply,
-    TokenRequest, UnknownMachine,
+    AddressPoolRequest, AddressPoolSummary, AppStatus, CollectReply, DeployAccepted, DeployEvent, DeployRequest,
+    ErrorBody, ImageSummary, JoinTokenReply, LogRecord, MachineSummary, NodeSummary, RegistryRequest, RegistrySummary,
+    ReleaseView, ScaleRequest, TokenReply, TokenRequest, UnknownMachine,
 };
 
 use crate::{ClientError, Lines};
@@ -26,6 +27,7 @@ pub struct Client {
     http: reqwest::Client,
 }
 
+const POOLS: &str = "/api/v1/addresses/pools";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Client {
@@ -105,6 +107,36 @@ impl Client {
         let response = self.send(request).await?;
         let body = response.bytes().await.map_err(|error| ClientError::Broken(error.into()))?;
         Ok(serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+}
+
+/// Addresses.
+impl Client {
+    /// As the Machines API has them, in `ips`.
+    pub async fn addresses(&self, app: &str) -> Result<Value, ClientError> {
+        self.fetch(self.request(Method::GET, &format!("/v1/apps/{app}/ip_assignments"))).await
+    }
+
+    /// `wanted`: the Machines API's `assignIPRequest`.
+    pub async fn address_assign(&self, app: &str, wanted: &Value) -> Result<Value, ClientError> {
+        self.fetch(self.request(Method::POST, &format!("/v1/apps/{app}/ip_assignments")).json(wanted)).await
+    }
+
+    pub async fn address_release(&self, app: &str, address: IpAddr) -> Result<(), ClientError> {
+        let path = format!("/v1/apps/{app}/ip_assignments/{address}");
+        self.send(self.request(Method::DELETE, &path)).await.map(drop)
+    }
+
+    pub async fn address_pools(&self) -> Result<Vec<AddressPoolSummary>, ClientError> {
+        self.fetch(self.request(Method::GET, POOLS)).await
+    }
+
+    pub async fn address_pool_add(&self, pool: &AddressPoolRequest) -> Result<AddressPoolSummary, ClientError> {
+        self.fetch(self.request(Method::POST, POOLS).json(pool)).await
+    }
+
+    pub async fn address_pool_remove(&self, prefix: &str) -> Result<(), ClientError> {
+        self.send(self.request(Method::DELETE, POOLS).query(&[("prefix", prefix)])).await.map(drop)
     }
 }
 

@@ -3,7 +3,6 @@
 use atoll_model::{AppName, MachineId, RegionCode, RowKey};
 use atoll_store::{App, AppStatus, ErrorKind, MachineFilter, MachineRecord, NewApp, PageRequest};
 
-use crate::rows::app_row;
 use crate::{Control, ControlError, ControlResult, Kind};
 
 impl Control {
@@ -41,7 +40,7 @@ impl Control {
             _ => error.into(),
         })?;
         self.publish_app_certificate(&app)?;
-        self.rows.put(app_row(&app));
+        self.app_publish(&app.name).await?;
         Ok(app)
     }
 
@@ -72,11 +71,11 @@ impl Control {
         for machine in self.machine_records(name, false).await? {
             self.machine_destroy_recorded(&machine).await?;
         }
-        let app = name.clone();
+        let rests_until = self.rests_until();
         self.store
-            .write(move |tx| {
-                let app = app.clone();
-                async move { tx.app_delete(&app).await }
+            .write(|tx| async move {
+                tx.addresses_release(name, rests_until).await?;
+                tx.app_delete(name).await
             })
             .await?;
         Ok(())
@@ -95,14 +94,8 @@ impl Control {
                 async move { tx.app_set_regions(&app, primary, &regions).await }
             })
             .await?;
-        let app = self.app(name).await?;
-        self.rows.put(app_row(&app));
-        Ok(app)
-    }
-
-    /// Lets routing know what the records say of an app since a change made elsewhere.
-    pub fn app_publish(&self, app: &App) {
-        self.rows.put(app_row(app));
+        self.app_publish(name).await?;
+        self.app(name).await
     }
 
     /// All machines of an app as control's records have them.

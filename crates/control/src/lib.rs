@@ -4,6 +4,7 @@
 //!
 //! Knows no HTTP shapes; the faces are in `api`.
 
+mod addresses;
 mod apps;
 mod directory;
 mod error;
@@ -30,6 +31,7 @@ use atoll_rpc::ca::Authority;
 use atoll_rpc::tls::LiveIdentity;
 use atoll_store::Store;
 
+pub use addresses::{AddressWish, Family, PoolUse};
 pub use directory::{Directory, KnownNode};
 pub use error::{ControlError, ControlResult, Kind};
 pub use images::{Freed, ResolvedImage};

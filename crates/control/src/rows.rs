@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use atoll_model::row::{AppRow, CertificateRow, MeshEnd, NodeRow, NodeState};
 use atoll_model::{Row, RowKey, RowVersion};
-use atoll_store::{App, AppStatus, Node, NodeStatus, PageRequest};
+use atoll_store::{AddressKind, App, AppAddress, AppStatus, Node, NodeStatus, PageRequest};
 
 use crate::{Control, ControlError, ControlResult};
 
@@ -20,14 +20,19 @@ pub trait RowSink: Send + Sync {
 /// Certificates of the app domain live this long.
 const CERTIFICATE_LIFE: std::time::Duration = std::time::Duration::from_secs(90 * 86_400);
 
-pub fn app_row(app: &App) -> Row {
+/// An app's row, with the addresses that it has.
+pub fn app_row(app: &App, addresses: &[AppAddress]) -> Row {
+    let of =
+        |fits: fn(&AppAddress) -> bool| addresses.iter().filter(|held| fits(held)).map(|held| held.address).collect();
     Row::App(AppRow {
         name: app.name.clone(),
         org: app.org.clone(),
         network: app.network,
         primary_region: app.primary_region,
         hostnames: Vec::new(),
-        addresses: Vec::new(),
+        addresses: of(|held| held.kind != AddressKind::Shared),
+        shared_addresses: of(|held| held.kind == AddressKind::Shared),
+        local_addresses: of(|held| held.host_route),
     })
 }
 
@@ -61,9 +66,10 @@ impl Control {
     pub async fn publish_all(&self) -> ControlResult<()> {
         let apps = self.all_apps().await?;
         let nodes = self.refresh_nodes().await?;
-        for row in
-            apps.iter().filter(|app| app.status != AppStatus::Deleting).map(app_row).chain(nodes.iter().map(node_row))
-        {
+        let addresses = self.addresses_by_app().await?;
+        let of = |app: &App| app_row(app, addresses.get(&app.name).map_or(&[], Vec::as_slice));
+        let apps_there = apps.iter().filter(|app| app.status != AppStatus::Deleting);
+        for row in apps_there.map(of).chain(nodes.iter().map(node_row)) {
             self.rows.put(row);
         }
         self.publish_certificates(&apps)?;

@@ -97,8 +97,7 @@ impl World for Platform {
     }
 
     async fn announce(&self, app: &AppName) -> Result<(), Setback> {
-        self.control.app_publish(&self.control.app(app).await?);
-        Ok(())
+        Ok(self.control.app_publish(app).await?)
     }
 
     async fn apply(&self, app: &AppName, effect: &Effect, release: Option<&Release>) -> Result<(), Setback> {

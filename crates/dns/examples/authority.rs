@@ -32,6 +32,8 @@ fn rows(number: u32) -> Result<[Row; 2], Failure> {
         primary_region: None,
         hostnames: Vec::new(),
         addresses: vec![IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 | number))],
+        shared_addresses: Vec::new(),
+        local_addresses: Vec::new(),
     };
     let machine = MachineRow {
         id: MachineId::from_random(u64::from(number)),

@@ -28,6 +28,8 @@ fn view(machines: u32) -> View {
         primary_region: None,
         hostnames: Vec::new(),
         addresses: Vec::new(),
+        shared_addresses: Vec::new(),
+        local_addresses: Vec::new(),
     });
     let machine = |number: u32| {
         Row::Machine(MachineRow {

@@ -30,6 +30,8 @@ fn view(apps: &[&str], challenges: &[(&str, &str)]) -> View {
             primary_region: None,
             hostnames: if *name == "web" { vec!["*.wild.apps.test".into()] } else { Vec::new() },
             addresses: Vec::new(),
+            shared_addresses: Vec::new(),
+            local_addresses: Vec::new(),
         })
     };
     let node = |name: &str, address: &str| {

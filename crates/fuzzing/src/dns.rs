@@ -33,6 +33,8 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         primary_region: None,
         hostnames: vec!["*.a.zone.example".into(), "deep.b.c.zone.example".into()],
         addresses: vec!["fdaa:0:18:0:1::5".parse().expect("an address")],
+        shared_addresses: Vec::new(),
+        local_addresses: Vec::new(),
     });
     let node = Row::Node(NodeRow {
         name: "ams1".parse().expect("a node"),

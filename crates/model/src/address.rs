@@ -44,6 +44,12 @@ pub fn node_address(public_key: &[u8; 32]) -> Ipv6Addr {
 pub const NODES_PREFIX: u8 = 64;
 const NODES: u128 = PREFIX | 1 << 64;
 
+/// A Flycast address: of an app, in a network from which it is entered through an edge. Machines'
+/// addresses count up from the low end and would be there after four thousand million of them.
+pub fn flycast_address(network: NetworkId, number: u16) -> Ipv6Addr {
+    Ipv6Addr::from_bits(PREFIX | u128::from(network.0) << 80 | 1 << 48 | u128::from(number))
+}
+
 /// The DNS server that every machine asks, on its own node.
 pub const MACHINE_DNS: Ipv6Addr = Ipv6Addr::new(0xfdaa, 0, 0, 0, 0, 0, 0, 3);
 
@@ -72,6 +78,13 @@ mod tests {
         let address = node_address(&key);
         assert_eq!(address, "fdaa:0:0:1:1234:ff07:707:707".parse::<Ipv6Addr>().unwrap());
         assert_eq!(network_of(address), Some(NetworkId(0)));
+    }
+
+    #[test]
+    fn flycast_addresses_are_of_their_network() {
+        let address = flycast_address(NetworkId(0x18), 5);
+        assert_eq!(address, "fdaa:0:18:0:1::5".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(network_of(address), Some(NetworkId(0x18)));
     }
 
     #[test]

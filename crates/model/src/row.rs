@@ -132,6 +132,13 @@ pub struct AppRow {
     /// Dedicated and private (Flycast) addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
+    /// Public addresses that it shares with other apps: names lead there, and there only names tell
+    /// apps apart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_addresses: Vec<IpAddr>,
+    /// Those of `addresses` that places announce by themselves, as host routes, while they serve it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub local_addresses: Vec<IpAddr>,
 }
 
 /// A machine as routing sees it.
@@ -354,6 +361,14 @@ mod tests {
         let huge = vec![b' '; MAX_ROW_BYTES + 1];
         assert!(matches!(Row::decode(&row.key(), &Owner::Control, &huge), Err(InvalidRow::TooLarge { .. })));
         assert!(matches!(Row::decode(&row.key(), &Owner::Control, b"{"), Err(InvalidRow::Unreadable { .. })));
+    }
+
+    #[test]
+    fn a_row_without_newer_fields_is_read() {
+        let row = r#"{"kind":"app","name":"web","org":"personal","network":1,"addresses":["192.0.2.1"]}"#;
+        let row = Row::decode(&"app/web".parse().unwrap(), &Owner::Control, row.as_bytes()).unwrap();
+        let Row::App(row) = row else { panic!("{row:?} is no app") };
+        assert_eq!((row.addresses.len(), row.shared_addresses, row.local_addresses), (1, vec![], vec![]));
     }
 
     #[test]

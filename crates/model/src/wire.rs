@@ -300,6 +300,31 @@ pub struct RegistrySummary {
     pub insecure: bool,
 }
 
+/// `POST /api/v1/addresses/pools`
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct AddressPoolRequest {
+    /// Such as `198.51.100.0/24`.
+    #[schema(required)]
+    pub prefix: String,
+    /// Its addresses are several apps' at once, told apart by name; else each is one app's alone.
+    pub shared: bool,
+    /// Routes of its single addresses may be announced where their apps are served.
+    pub local: bool,
+}
+
+/// A prefix that apps' addresses are of.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AddressPoolSummary {
+    pub prefix: String,
+    pub shared: bool,
+    pub local: bool,
+    /// Addresses that apps have.
+    pub used: usize,
+    /// Addresses that were given back and are not given out yet.
+    pub resting: usize,
+}
+
 /// An image of the platform's registry in full.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ImageDetails {

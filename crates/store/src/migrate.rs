@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0003_asked.sql"),
     include_str!("../migrations/0004_moves.sql"),
     include_str!("../migrations/0005_node_network.sql"),
+    include_str!("../migrations/0006_addresses.sql"),
 ];
 
 /// What this program's records look like.

@@ -190,6 +190,14 @@ impl Row {
         u32::try_from(self.integer(column)?).map_err(|source| StoreError::Decode { column, source: source.into() })
     }
 
+    pub(crate) fn small_opt(&self, column: &'static str) -> Result<Option<u32>, StoreError> {
+        let small = |value: u64| u32::try_from(value);
+        self.unsigned_opt(column)?
+            .map(small)
+            .transpose()
+            .map_err(|source| StoreError::Decode { column, source: source.into() })
+    }
+
     pub(crate) fn flag(&self, column: &'static str) -> Result<bool, StoreError> {
         Ok(self.integer(column)? != 0)
     }

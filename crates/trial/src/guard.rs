@@ -116,6 +116,7 @@ impl Guard {
                 "password": password, "host_routes": true,
             }],
             "prefixes": [format!("{}/{}", PREFIX.0, PREFIX.1)],
+            "local": [format!("{APP_ADDRESS}/32")],
             "edge": {"address": "127.0.0.1:80", "pid_file": disk.join("state/run/edge.pid")},
             "fleet": {"places": 3, "relieved": 0},
         });
@@ -263,6 +264,7 @@ fn spawn(node: &Host, program: &Path, folder: &Path) -> anyhow::Result<Child> {
     let log = node.log("guard")?;
     let mut command = node.real_time_command(program)?;
     command.arg("guard").arg("--plan").arg(folder.join("plan.json")).arg("--folder").arg(folder);
+    command.arg("--served").arg(node.disk()?.join("state/edge/served.json"));
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
     Ok(command.spawn()?)
 }

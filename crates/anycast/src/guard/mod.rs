@@ -4,7 +4,7 @@
 //! One thread, no runtime: bird's life is tied to the thread that started it, and the guard replaces itself by
 //! executing a newer program in place, which only a process of one thread survives whole.
 //!
-//! - [`run`] is the loop; everything that it decides is decided elsewhere in this crate
+//! - [`wanted`] is what shall be announced, [`run`] is the loop; everything that it decides is decided elsewhere in this crate
 //! - [`daemon`] is bird as a process, [`probe`] asks the edge, [`files`] are plan, configuration and report
 //! - [`upgrade`] is what a new program is told by the old one
 //!
@@ -18,6 +18,7 @@ mod run;
 mod starving;
 mod system;
 mod upgrade;
+mod wanted;
 
 use std::io;
 use std::path::PathBuf;
@@ -36,6 +37,8 @@ pub const PROBE_HOST: &str = "guard.atoll.invalid";
 pub struct Options {
     /// The plan; need not exist yet.
     pub plan: PathBuf,
+    /// Addresses of apps that the local edge serves, as it writes them down; need not exist yet.
+    pub served: Option<PathBuf>,
     /// For bird's configuration and socket, the last good plan and the report.
     pub folder: PathBuf,
     pub bird: PathBuf,

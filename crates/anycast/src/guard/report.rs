@@ -19,6 +19,9 @@ pub struct Report {
     pub generation: Option<u64>,
     /// Why the plan's file is not carried out, if it is not.
     pub plan_refused: Option<String>,
+    /// Why the edge's list of served addresses is not carried out, if it is not.
+    #[serde(default)]
+    pub served_refused: Option<String>,
     pub reason: Reason,
     /// Seconds since 1970.
     pub since: u64,

@@ -20,12 +20,13 @@ use super::report::{Report, Session};
 use super::starving::starves;
 use super::system::{self, Signals};
 use super::upgrade::{Legacy, Program, Running, VERSION};
+use super::wanted::Wanted;
 use super::{Attempt, GuardError, Options};
 use crate::announcements::{Announcements, Routes, changes, decide};
 use crate::bird::config::{protocol, render, session};
 use crate::health::{Health, Sign};
 use crate::load::{Level, Load};
-use crate::plan::{Plan, succeed};
+use crate::plan::Plan;
 
 /// Of the guard and bird: above everything ordinary, so that signs of life are sent in time.
 const REAL_TIME: i32 = 10;
@@ -45,6 +46,9 @@ const IDLE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Told {
     pub generation: u64,
+    /// Of what is wanted.
+    #[serde(default)]
+    pub edition: u64,
     pub announced: bool,
     pub busy: bool,
 }
@@ -76,8 +80,7 @@ struct Guard {
     files: Files,
     program: Program,
     real_time: bool,
-    plan: Option<Plan>,
-    plan_refused: Option<String>,
+    wanted: Wanted,
     health: Health,
     load: Load,
     probe: Probe,
@@ -105,14 +108,13 @@ impl Guard {
             }
         };
         let legacy = options.resume.map(Legacy::take).transpose()?;
-        let files = Files::open(&options.folder, &options.plan)?;
+        let files = Files::open(&options.folder, &options.plan, options.served.as_deref())?;
         let mut guard = Self {
             options: options.clone(),
             files,
             program,
             real_time,
-            plan: None,
-            plan_refused: None,
+            wanted: Wanted::default(),
             health: Health::unknown(now),
             load: Load::default(),
             probe: Probe::default(),
@@ -128,23 +130,22 @@ impl Guard {
         };
         match legacy {
             Some(legacy) => guard.resume(legacy),
-            None => match guard.files.remembered_plan() {
-                Ok(plan) => guard.plan = plan,
-                Err(error) => tracing::warn!(error = with_causes(&error), "the last good plan is lost"),
-            },
+            None => guard.wanted = Wanted::remembered(&guard.files),
         }
         Ok(guard)
     }
 
     /// Goes on where an older program of this process was.
     fn resume(&mut self, legacy: Legacy) {
-        (self.plan, self.health, self.load) = (legacy.plan, legacy.health, legacy.load);
+        let edition = legacy.bird.as_ref().map_or(0, |bird| bird.told.edition);
+        self.wanted = Wanted::resumed(legacy.plan, legacy.written, edition);
+        (self.health, self.load) = (legacy.health, legacy.load);
         self.bird = legacy.bird.and_then(|Running { pid, started, told }| {
             let daemon = Daemon::adopt(Pid::from_raw(pid)?, &self.files.socket(), started);
             Some(Bird { daemon, told: Some(told), begun_with: told, silences: 0 })
         });
         // Nothing changed for anybody, so that nothing is told as a change.
-        self.decided = self.plan.as_ref().zip(legacy.since).map(|(plan, since)| (self.decide(plan), since));
+        self.decided = self.wanted.plan.as_ref().zip(legacy.since).map(|(plan, since)| (self.decide(plan), since));
         self.announced = self.decided.as_ref().map(|(decision, _)| decision.routes.clone()).unwrap_or_default();
         tracing::info!(bird = self.bird.as_ref().map(|bird| bird.daemon.pid.as_raw_nonzero()), "upgraded in place");
     }
@@ -177,7 +178,7 @@ impl Guard {
     }
 
     fn wait(&self, signals: &Signals) -> Result<(), GuardError> {
-        let starting = self.bird.as_ref().is_none_or(|bird| bird.told.is_none()) && self.plan.is_some();
+        let starting = self.bird.as_ref().is_none_or(|bird| bird.told.is_none()) && self.wanted.plan.is_some();
         let next = self.next_tick.min(self.next_look);
         let next = if starting { next.min(self.next_try) } else { next };
         let pause = next.saturating_sub(system::monotonic());
@@ -192,10 +193,10 @@ impl Guard {
         }
     }
 
-    /// The beat: the last question is judged, the plan looked at, the next question put.
+    /// The beat: the last question is judged, the files looked at, the next question put.
     fn tick(&mut self, now: Duration) {
-        self.take_plan();
-        let Some(plan) = &self.plan else {
+        self.look_at_files();
+        let Some(plan) = &self.wanted.plan else {
             self.next_tick = now + IDLE;
             return;
         };
@@ -213,40 +214,16 @@ impl Guard {
         self.next_tick = if self.next_tick + period > now { self.next_tick + period } else { now + period };
     }
 
-    fn take_plan(&mut self) {
-        let (plan, file) = match self.files.changed_plan() {
-            None => return,
-            Some(Ok(plan)) => (plan, self.options.plan.display()),
-            Some(Err(error)) => {
-                tracing::warn!(error = with_causes(&error), "the last good plan is kept");
-                self.plan_refused = Some(with_causes(&error));
-                return;
-            }
-        };
-        match succeed(self.plan.as_ref(), plan) {
-            Ok(plan) => {
-                self.plan_refused = None;
-                if self.plan.as_ref() == Some(&plan) {
-                    return;
-                }
-                tracing::info!(generation = plan.generation, "a plan is carried out");
-                if let Err(error) = self.files.remember_plan(&plan) {
-                    tracing::warn!(error = with_causes(&error), "a restarted guard will not know this plan");
-                }
-                if self.plan.as_ref().is_none_or(|last| last.edge.address != plan.edge.address) {
-                    self.probe.give_up();
-                }
-                self.plan = Some(plan);
-            }
-            Err(error) => {
-                tracing::warn!(%file, %error, "the last good plan is kept");
-                self.plan_refused = Some(error.to_string());
-            }
+    fn look_at_files(&mut self) {
+        let edge = |wanted: &Wanted| wanted.plan.as_ref().map(|plan| plan.edge.address);
+        let before = edge(&self.wanted);
+        if self.wanted.look(&mut self.files) && before != edge(&self.wanted) {
+            self.probe.give_up();
         }
     }
 
     fn judge(&mut self, outcome: Outcome, now: Duration) {
-        let Some(plan) = &self.plan else { return };
+        let Some(plan) = &self.wanted.plan else { return };
         let (sign, took) = match outcome {
             Outcome::Answered(took) => (Sign::Answered, took),
             Outcome::Missed => {
@@ -266,10 +243,11 @@ impl Guard {
 
     /// Brings bird in line with what is decided.
     fn settle(&mut self, now: Duration) -> Result<(), GuardError> {
-        let Some(plan) = &self.plan else { return Ok(()) };
+        let Some(plan) = &self.wanted.plan else { return Ok(()) };
         let decision = self.decide(plan);
         let (announced, busy) = (decision.reason.announces(), self.load.level() != Level::Normal);
-        let wanted = Told { generation: plan.generation, announced, busy: busy && announced };
+        let edition = self.wanted.edition;
+        let wanted = Told { generation: plan.generation, edition, announced, busy: busy && announced };
         if self.decided.as_ref().is_none_or(|(before, _)| *before != decision) {
             self.note(decision);
         }
@@ -314,9 +292,10 @@ impl Guard {
     }
 
     fn start_bird(&mut self, now: Duration) -> Result<(), GuardError> {
-        let Some(plan) = &self.plan else { return Ok(()) };
+        let Some(plan) = &self.wanted.plan else { return Ok(()) };
         // It is told to announce once it listens, if the edge then serves.
-        let begun_with = Told { generation: plan.generation, announced: false, busy: false };
+        let edition = self.wanted.edition;
+        let begun_with = Told { generation: plan.generation, edition, announced: false, busy: false };
         self.files.write_config(&render(plan, false, false))?;
         let socket = self.files.socket();
         match Daemon::start(&self.options.bird, &self.files.config(), &socket, now) {
@@ -351,7 +330,7 @@ impl Guard {
     }
 
     fn withdraw(&mut self) -> Result<(), GuardError> {
-        let (Some(bird), Some(plan)) = (&mut self.bird, &self.plan) else { return Ok(()) };
+        let (Some(bird), Some(plan)) = (&mut self.bird, &self.wanted.plan) else { return Ok(()) };
         match bird.daemon.control().and_then(|control| control.withdraw_all()) {
             Ok(()) => {
                 bird.told = bird.told.map(|told| Told { announced: false, busy: false, ..told });
@@ -365,7 +344,7 @@ impl Guard {
     }
 
     fn configure(&mut self, wanted: Told, now: Duration) -> Result<(), GuardError> {
-        let (Some(bird), Some(plan)) = (&mut self.bird, &self.plan) else { return Ok(()) };
+        let (Some(bird), Some(plan)) = (&mut self.bird, &self.wanted.plan) else { return Ok(()) };
         self.files.write_config(&render(plan, wanted.busy, wanted.announced))?;
         match bird.daemon.control().and_then(|control| control.configure()) {
             Ok(()) => bird.told = Some(wanted),
@@ -380,7 +359,7 @@ impl Guard {
 
     /// Compares bird with what it was told.
     fn look(&mut self, now: Duration) {
-        let (Some(bird), Some(plan)) = (&mut self.bird, &self.plan) else {
+        let (Some(bird), Some(plan)) = (&mut self.bird, &self.wanted.plan) else {
             self.sessions.clear();
             return;
         };
@@ -409,14 +388,14 @@ impl Guard {
                 Session { upstream: upstream.name.as_str().to_owned(), established, info }
             })
             .collect();
-        if told.generation != plan.generation {
+        if told.edition != self.wanted.edition {
             return;
         }
         let as_told = |prefix| find(protocol(prefix)).is_some_and(|shown| (shown.state == "up") == told.announced);
         if let Some(prefix) = plan.prefixes.iter().find(|prefix| !as_told(**prefix)) {
             tracing::warn!(%prefix, announced = told.announced, "bird does not do as it was told");
             // Is told once more, whatever it does now.
-            bird.told = Some(Told { generation: 0, announced: told.announced, busy: told.busy });
+            bird.told = Some(Told { generation: 0, ..told });
             self.next_try = now;
         }
     }
@@ -461,8 +440,9 @@ impl Guard {
             started: bird.daemon.started,
             told: bird.told.unwrap_or(bird.begun_with),
         });
-        let (plan, health, load) = (self.plan.clone(), self.health.clone(), self.load.clone());
-        Legacy { version: VERSION, bird, plan, health, load, since: self.decided.as_ref().map(|(_, since)| *since) }
+        let since = self.decided.as_ref().map(|(_, since)| *since);
+        let (plan, written) = (self.wanted.plan.clone(), self.wanted.written().cloned());
+        Legacy { version: VERSION, bird, plan, written, health: self.health.clone(), load: self.load.clone(), since }
     }
 
     /// Writes the report, if anything in it changed.
@@ -473,8 +453,9 @@ impl Guard {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             bird: self.bird.as_ref().map(|bird| bird.daemon.pid.as_raw_nonzero().get()),
             real_time: self.real_time,
-            generation: self.plan.as_ref().map(|plan| plan.generation),
-            plan_refused: self.plan_refused.clone(),
+            generation: self.wanted.plan.as_ref().map(|plan| plan.generation),
+            plan_refused: self.wanted.plan_refused.clone(),
+            served_refused: self.wanted.served_refused.clone(),
             reason: decision.reason,
             since: *since,
             announced: decision.routes.clone(),

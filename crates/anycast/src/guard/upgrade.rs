@@ -33,7 +33,11 @@ pub const VERSION: u32 = 1;
 pub struct Legacy {
     pub version: u32,
     pub bird: Option<Running>,
+    /// With the addresses that are served.
     pub plan: Option<Plan>,
+    /// The plan as it was written; older programs left none.
+    #[serde(default)]
+    pub written: Option<Plan>,
     pub health: Health,
     pub load: Load,
     /// Since when what is announced has its reason: seconds since 1970.
@@ -138,10 +142,11 @@ mod tests {
 
     #[test]
     fn what_is_left_is_taken_up_and_other_versions_are_refused() {
-        let told = Told { generation: 7, announced: true, busy: false };
+        let told = Told { generation: 7, edition: 3, announced: true, busy: false };
         let bird = Some(Running { pid: 42, started: Duration::from_secs(3), told });
         let (health, load) = (Health::unknown(Duration::ZERO), Load::default());
-        let legacy = Legacy { version: VERSION, bird, plan: Some(example()), health, load, since: Some(9) };
+        let legacy =
+            Legacy { version: VERSION, bird, plan: Some(example()), written: None, health, load, since: Some(9) };
         let taken = Legacy::take(legacy.leave().unwrap().into_raw_fd()).unwrap();
         assert_eq!((taken.plan, taken.health, taken.since), (legacy.plan.clone(), legacy.health.clone(), Some(9)));
         assert_eq!(taken.bird.map(|bird| (bird.pid, bird.told)), Some((42, told)));

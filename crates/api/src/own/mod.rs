@@ -5,6 +5,7 @@ mod deploys;
 mod images;
 mod logs;
 mod nodes;
+mod pools;
 mod records;
 mod registries;
 mod tokens;
@@ -19,6 +20,7 @@ pub fn routes() -> Routes {
         .merge(images::routes())
         .merge(logs::routes())
         .merge(nodes::routes())
+        .merge(pools::routes())
         .merge(records::routes())
         .merge(registries::routes())
         .merge(tokens::routes())

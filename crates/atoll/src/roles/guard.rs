@@ -15,6 +15,9 @@ pub struct GuardCommand {
     /// What to announce, to whom and how: a file of JSON that is replaced as a whole
     #[arg(long)]
     plan: PathBuf,
+    /// Addresses that this place serves, as its edge writes them: edge/served.json in the server's state folder
+    #[arg(long)]
+    served: Option<PathBuf>,
     /// For the daemon's files, the last good plan and the report
     #[arg(long)]
     folder: PathBuf,
@@ -44,6 +47,6 @@ pub fn run(command: GuardCommand, json: bool) -> anyhow::Result<()> {
         "there is no {}: install Debian's bird2, or name it by --bird",
         command.bird.display()
     );
-    let options = Options { plan: command.plan, folder: command.folder, bird: command.bird, resume: command.resume };
-    Ok(guard::run(&options)?)
+    let GuardCommand { plan, served, folder, bird, resume, .. } = command;
+    Ok(guard::run(&Options { plan, served, folder, bird, resume })?)
 }

@@ -28,6 +28,8 @@ fn app(number: usize) -> Row {
         primary_region: None,
         hostnames: vec![format!("h{number}.example")],
         addresses: Vec::new(),
+        shared_addresses: Vec::new(),
+        local_addresses: Vec::new(),
     })
 }
 

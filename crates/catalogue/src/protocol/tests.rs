@@ -26,6 +26,8 @@ fn app(name: &str, hostname: &str) -> Row {
         primary_region: None,
         hostnames: vec![hostname.into()],
         addresses: Vec::new(),
+        shared_addresses: Vec::new(),
+        local_addresses: Vec::new(),
     })
 }
 

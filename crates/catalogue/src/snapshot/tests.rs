@@ -15,6 +15,8 @@ fn app(name: &str, hostnames: &[&str], addresses: &[&str]) -> Row {
         primary_region: None,
         hostnames: hostnames.iter().map(|host| host.to_string()).collect(),
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        shared_addresses: Vec::new(),
+        local_addresses: Vec::new(),
     })
 }
 

@@ -123,6 +123,8 @@ pub fn app_row(name: &str, stamp: u64) -> Row {
         primary_region: None,
         hostnames: vec![format!("s{stamp}.{name}.example")],
         addresses: Vec::new(),
+        shared_addresses: Vec::new(),
+        local_addresses: Vec::new(),
     })
 }
 

@@ -6,6 +6,7 @@ mod console;
 pub mod control;
 mod deploy;
 mod image;
+mod ips;
 mod logs;
 mod machine;
 mod node;
@@ -49,6 +50,9 @@ pub enum Command {
     /// Images kept by this platform
     #[command(subcommand, visible_alias = "images")]
     Image(image::ImageCommand),
+    /// Addresses by which apps are entered
+    #[command(subcommand)]
+    Ips(ips::IpsCommand),
     /// Logins at other registries that images are pulled from
     #[command(subcommand)]
     Registry(registry::RegistryCommand),
@@ -85,6 +89,7 @@ pub async fn run(command: Command, connection: &Connection, printer: &Printer) -
         Command::Releases(command) => releases::run(command, &client, printer).await,
         Command::Regions(command) => regions::run(command, &client, printer).await,
         Command::Image(command) => image::run(command, &client, printer).await,
+        Command::Ips(command) => ips::run(command, &client, printer).await,
         Command::Registry(command) => registry::run(command, &client, printer).await,
         Command::Ssh(command) => console::run(command, &client, printer).await,
         Command::Node(command) => node::run(command, &client, printer).await,

@@ -25,6 +25,8 @@ fn app(name: &str, network: NetworkId, addresses: &[&str]) -> Row {
         primary_region: None,
         hostnames: Vec::new(),
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        shared_addresses: Vec::new(),
+        local_addresses: Vec::new(),
     })
 }
 

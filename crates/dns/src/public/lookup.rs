@@ -135,7 +135,7 @@ fn addresses(view: &View, app: &AppRow, asker: Asker, node: &mut Node) {
     };
     for family in [Family::V4, Family::V6] {
         let before = node.records.len();
-        let own = app.addresses.iter().filter(is_public);
+        let own = app.addresses.iter().filter(is_public).chain(&app.shared_addresses);
         for address in own.filter(|address| family.has(address)) {
             node.address(ADDRESS_TTL, *address);
         }

@@ -24,6 +24,8 @@ fn app(name: &str, hostnames: &[&str], addresses: &[&str]) -> Row {
         primary_region: None,
         hostnames: hostnames.iter().map(|host| host.to_string()).collect(),
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        shared_addresses: Vec::new(),
+        local_addresses: Vec::new(),
     })
 }
 
@@ -160,6 +162,14 @@ fn an_app_is_given_its_own_addresses_else_shared_ones_else_edges() {
     assert_eq!(at(&edges, "own.apps.example", Type::A), ["192.0.2.9"]);
     assert_eq!(at(&edges, "own.apps.example", Type::AAAA), ["2001:db8::9"]);
     assert_eq!(at(&edges, "web.apps.example", Type::A), ["192.0.2.1"], "never a private address");
+    // One that some apps share is told as their own; edges know apps there by name alone.
+    let Row::App(own) = app("own", &[], &["2001:db8::9"]) else { unreachable!("an app's row") };
+    let row = Row::App(AppRow { shared_addresses: vec!["192.0.2.50".parse().unwrap()], ..own });
+    let mut sharing = view(&["192.0.2.100"], &[], NodeState::Active);
+    sharing.catalogue = Snapshot::from_rows([row]);
+    let sharing = Public::new(zones(false), sharing);
+    assert_eq!(at(&sharing, "own.apps.example", Type::A), ["192.0.2.50"]);
+    assert_eq!(at(&sharing, "own.apps.example", Type::AAAA), ["2001:db8::9"]);
     let shared = Public::new(zones(false), view(&["192.0.2.100"], &[], NodeState::Active));
     assert_eq!(at(&shared, "web.apps.example", Type::A), ["192.0.2.100"]);
     assert_eq!(at(&shared, "web.apps.example", Type::AAAA), ["2001:db8::1"], "each family by itself");

@@ -35,6 +35,8 @@ fn app(name: &str, network: u32) -> Row {
         primary_region: None,
         hostnames: Vec::new(),
         addresses: Vec::new(),
+        shared_addresses: Vec::new(),
+        local_addresses: Vec::new(),
     })
 }
 

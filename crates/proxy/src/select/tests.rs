@@ -110,6 +110,8 @@ fn world(machines: &[Spec]) -> World {
         primary_region: None,
         hostnames: Vec::new(),
         addresses: Vec::new(),
+        shared_addresses: Vec::new(),
+        local_addresses: Vec::new(),
     };
     let nodes = NODES.map(|name| {
         Row::Node(NodeRow {

@@ -1,5 +1,6 @@
 //! One module for each kind of record.
 
+mod addresses;
 mod apps;
 mod audit;
 mod deploys;
@@ -15,6 +16,7 @@ mod secrets;
 mod settings;
 mod tokens;
 
+pub use addresses::{AddressKind, AddressPool, AppAddress};
 pub use apps::{App, AppStatus, NewApp};
 pub use audit::{AuditEntry, NewAuditEntry};
 pub use deploys::{Deploy, DeployEvent, DeployLease, DeployOutcome};

@@ -1,5 +1,6 @@
 //! What the records promise, on whichever engine. Each case gets an empty store.
 
+mod addresses;
 mod apps;
 mod backup;
 mod machines;
@@ -18,6 +19,7 @@ use atoll_model::{AppName, MachineConfig, MachineState, MachineVersion, NodeName
 use atoll_store::*;
 use serde_json::json;
 
+pub use addresses::*;
 pub use apps::*;
 pub use backup::*;
 pub use machines::*;
@@ -32,6 +34,8 @@ macro_rules! every_case {
     ($run:ident) => {
         $run! {
             apps_have_one_name_and_a_lasting_network
+            an_address_is_one_apps_until_it_has_rested
+            a_shared_address_is_many_apps
             an_idempotency_key_answers_the_first_app
             apps_are_listed_in_pages
             a_machines_name_is_unique_while_it_lives

@@ -10,8 +10,10 @@ use std::time::Duration;
 use anyhow::ensure;
 use serde_json::json;
 
+use atoll_model::MachineState;
+use atoll_model::wire::AddressPoolRequest;
 use atoll_trial::guard::{APP_ADDRESS, Guard, PREFIX, WORLD, changed_within, next_hop, time_until_gone};
-use atoll_trial::platform::{Origin, Platform, Role};
+use atoll_trial::platform::{MachineSpec, Origin, Platform, Role};
 use atoll_trial::wait::until;
 
 /// On a machine that does much else.
@@ -161,5 +163,41 @@ fn an_apps_address_comes_and_goes_by_plan() {
         guard.announced().await?;
 
         Ok(())
+    });
+}
+
+#[test]
+fn an_apps_address_follows_its_machines() {
+    with_guard(async |platform, guard| {
+        platform.create_app("hello").await?;
+        let client = platform.client();
+        let pool = AddressPoolRequest { prefix: format!("{APP_ADDRESS}/32"), local: true, shared: false };
+        client.address_pool_add(&pool).await?;
+        let given = client.address_assign("hello", &json!({"type": "v4", "local": true})).await?;
+        ensure!(given["ip"] == APP_ADDRESS.to_string(), "{given}");
+
+        let mut watch = guard.watch().await?;
+        let none = changed_within(&mut watch, APP_ADDRESS, QUIET).await;
+        ensure!(none.is_none(), "announced though nothing serves it: {none:?}");
+        let spec = MachineSpec { region: "ams", ..MachineSpec::default() };
+        let machine = platform.create_machine("hello", &spec).await?;
+        watch.until(LIMIT, |change| change.address == APP_ADDRESS && change.length == 32 && !change.deleted).await?;
+        ensure!(guard.report()?["announced"][format!("{APP_ADDRESS}/32")].is_object(), "{}", guard.report()?);
+
+        // One that a request would start serves as well, and what the guard knows it knows after a restart.
+        platform.in_state("hello", &machine, MachineState::Started).await?;
+        platform.stop_machine("hello", &machine).await?;
+        platform.start_machine("hello", &machine).await?;
+        guard.upgrade().await?;
+        let change = changed_within(&mut watch, APP_ADDRESS, QUIET).await;
+        ensure!(change.is_none(), "idling and waking changed the route: {change:?}");
+
+        let gone = time_until_gone(&mut watch, APP_ADDRESS, async || {
+            let path = format!("/v1/apps/hello/machines/{machine}?force=true");
+            Ok(client.raw(http::Method::DELETE, &path, None).await.map(drop)?)
+        })
+        .await?;
+        println!("an app's last machine destroyed: gone after {gone:?}");
+        guard.announced().await
     });
 }

@@ -3,6 +3,7 @@
 mod access_log;
 mod backhaul;
 mod local_worker;
+mod served;
 
 pub use access_log::JsonAccessLog;
 
@@ -66,6 +67,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         listeners,
     )?;
 
+    tokio::spawn(served::write_forever(replica.clone(), node.region, state.role("edge").join("served.json")));
     tokio::spawn(renew_forever(live.clone(), control, state.identity("edge")));
 
     if let Some(socket) = metrics_socket {

@@ -146,6 +146,8 @@ impl Platform {
             primary_region: None,
             hostnames: Vec::new(),
             addresses: Vec::new(),
+            shared_addresses: Vec::new(),
+            local_addresses: Vec::new(),
         };
         change(&mut row);
         self.catalogue.put(Row::App(row));

@@ -1,5 +1,6 @@
 //! The command line as people and programs use it, against the real thing.
 
+mod addresses;
 mod console;
 mod records;
 mod steering;

@@ -49,6 +49,7 @@ fn the_api_is_as_it_describes_itself() {
         api.get("/v1/apps/hello", 200).await?;
         api.get("/v1/apps/nobody", 404).await?;
         secrets(&mut api).await?;
+        addresses(&mut api).await?;
 
         platform.import_example("hello", &example_of("hello")).await?;
         api.get("/api/v1/images", 200).await?;
@@ -85,6 +86,24 @@ async fn secrets(api: &mut Api) -> anyhow::Result<()> {
     api.get(&format!("{all}/THREE"), 200).await?;
     api.delete(&format!("{all}/THREE")).await?;
     Ok(())
+}
+
+async fn addresses(api: &mut Api) -> anyhow::Result<()> {
+    let (pools, all) = ("/api/v1/addresses/pools", "/v1/apps/hello/ip_assignments");
+    api.send(Method::POST, all, json!({"type": "v4"}), 412).await?;
+    api.send(Method::POST, pools, json!({"prefix": "198.51.100.7/32", "local": true}), 200).await?;
+    api.send(Method::POST, pools, json!({"prefix": "198.51.100.0/24"}), 409).await?;
+    api.send(Method::POST, pools, json!({"prefix": "10.0.0.0/8"}), 400).await?;
+    api.get(pools, 200).await?;
+    // All texts are sent, as some clients do.
+    let wanted = json!({"type": "v4", "region": "", "org_slug": "", "network": "", "service_name": ""});
+    let given = api.send(Method::POST, all, wanted, 200).await?;
+    ensure!(text(&given, "ip")? == "198.51.100.7", "{given}");
+    api.send(Method::POST, all, json!({"type": "v4"}), 422).await?;
+    api.send(Method::POST, all, json!({"type": "private_v6"}), 200).await?;
+    api.get(all, 200).await?;
+    api.delete(&format!("{all}/198.51.100.7")).await?;
+    api.delete(&format!("{pools}?prefix=198.51.100.7/32")).await.map(drop)
 }
 
 /// A machine through all that can be asked of it.

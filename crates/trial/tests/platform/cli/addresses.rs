@@ -1,0 +1,96 @@
+//! `atoll ips`: the operator's pools, and the addresses that apps get of them and give back.
+
+use anyhow::{Context, ensure};
+
+use atoll_trial::platform::ONE_REGION;
+
+use super::User;
+use crate::support::trial;
+
+#[test]
+fn apps_get_addresses_of_the_operators_pools() {
+    trial("addresses", ONE_REGION, async |platform| {
+        let user = &User::of(platform)?;
+        for app in ["site", "shop"] {
+            user.ok(&["apps", "create", app]).await?;
+        }
+        let none = user.fails(1, &["ips", "allocate-v4", "-a", "site"]).await?;
+        ensure!(none.contains("no pool of this platform has IPv4"), "{none}");
+        pools(user).await.context("pools")?;
+        dedicated(user).await.context("dedicated")?;
+        shared_and_private(user).await.context("shared and private")?;
+
+        let in_use = user.fails(1, &["ips", "pool", "remove", "198.51.100.0/30"]).await?;
+        ensure!(in_use.contains("is in use"), "{in_use}");
+        user.ok(&["apps", "destroy", "shop", "--yes"]).await?;
+        let pools = user.json(&["ips", "pool", "list"]).await?;
+        ensure!(pools[0]["used"] == 0 && pools[0]["resting"] == 2, "what an app had rests after it: {pools}");
+        let removed = user.json(&["ips", "pool", "remove", "198.51.100.0/30"]).await?;
+        ensure!(removed["removed"] == "198.51.100.0/30", "{removed}");
+        user.fails(4, &["ips", "pool", "remove", "198.51.100.0/30"]).await?;
+        Ok(())
+    });
+}
+
+async fn pools(user: &User<'_>) -> anyhow::Result<()> {
+    for (add, said) in [
+        (&["10.7.0.0/16"][..], "private"),
+        (&["198.51.100.7/30"], "198.51.100.4/30 is meant?"),
+        (&["anything"], "no prefix"),
+        (&["198.51.100.0/30", "--local", "--shared"], "cannot be used with"),
+    ] {
+        let refused = user.fails(2, &[&["ips", "pool", "add"], add].concat()).await?;
+        ensure!(refused.contains(said), "{add:?}: {refused}");
+    }
+    user.ok(&["ips", "pool", "add", "198.51.100.0/30", "--local"]).await?;
+    user.ok(&["ips", "pool", "add", "203.0.113.0/24", "--shared"]).await?;
+    let added = user.json(&["ips", "pool", "add", "2001:db8:7::/64"]).await?;
+    ensure!(added["prefix"] == "2001:db8:7::/64" && added["used"] == 0, "{added}");
+    let overlap = user.fails(1, &["ips", "pool", "add", "198.51.100.0/24"]).await?;
+    ensure!(overlap.contains("198.51.100.0/30 overlap"), "{overlap}");
+    let shown = user.ok(&["ips", "pool", "list"]).await?;
+    ensure!(shown.lines().count() == 4 && shown.contains("HOST ROUTES"), "{shown}");
+    Ok(())
+}
+
+async fn dedicated(user: &User<'_>) -> anyhow::Result<()> {
+    ensure!(user.ok(&["ips", "allocate-v4", "--local", "-a", "site"]).await? == "198.51.100.1\n");
+    ensure!(user.ok(&["ips", "allocate-v4", "-a", "shop"]).await? == "198.51.100.2\n");
+    ensure!(user.ok(&["ips", "allocate-v6", "-a", "site"]).await? == "2001:db8:7::1\n");
+    let full = user.fails(1, &["ips", "allocate-v4", "-a", "shop"]).await?;
+    ensure!(full.contains("in use, or rests"), "{full}");
+
+    let released = user.json(&["ips", "release", "198.51.100.1", "-a", "site"]).await?;
+    ensure!(released["released"][0] == "198.51.100.1", "{released}");
+    let gone = user.fails(4, &["ips", "release", "198.51.100.1", "-a", "site"]).await?;
+    ensure!(gone.contains("app site has no address 198.51.100.1"), "{gone}");
+    user.fails(4, &["ips", "release", "198.51.100.2", "-a", "site"]).await?;
+    user.fails(2, &["ips", "release", "anything", "-a", "site"]).await?;
+    user.fails(1, &["ips", "allocate-v4", "-a", "shop"]).await.context("it rests")?;
+    Ok(())
+}
+
+async fn shared_and_private(user: &User<'_>) -> anyhow::Result<()> {
+    for app in ["site", "shop", "shop"] {
+        let given = user.ok(&["ips", "allocate-v4", "--shared", "-a", app]).await?;
+        ensure!(given == "203.0.113.1\n", "{app}: {given}");
+        let private = user.json(&["ips", "private", "-a", app]).await?;
+        let address = private["ip"].as_str().context("no address")?;
+        let number = if app == "site" { ":0:1::1" } else { ":0:1::2" };
+        ensure!(address.starts_with("fdaa:") && address.ends_with(number), "{private}");
+        ensure!(private["network"]["org_slug"] == "personal", "{private}");
+    }
+    let unknown = user.fails(4, &["ips", "private", "--network", "nowhere", "-a", "site"]).await?;
+    ensure!(unknown.contains("no network \"nowhere\""), "{unknown}");
+    user.fails(4, &["ips", "list", "-a", "nobody"]).await?;
+
+    let listed = user.json(&["ips", "list", "-a", "shop"]).await?;
+    let shared: Vec<_> = listed["ips"].as_array().into_iter().flatten().map(|ip| &ip["shared"]).collect();
+    ensure!(shared == [false, true, false], "{listed}");
+    let shown = user.ok(&["ips", "list", "-a", "shop"]).await?;
+    ensure!(shown.lines().count() == 4, "{shown}");
+    for kind in ["dedicated", "shared", "private"] {
+        ensure!(shown.contains(kind), "{shown}");
+    }
+    Ok(())
+}
