@@ -5,6 +5,7 @@
 //! Knows no HTTP shapes; the faces are in `api`.
 
 mod addresses;
+mod announcements;
 mod apps;
 mod directory;
 mod error;

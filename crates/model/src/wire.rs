@@ -325,6 +325,69 @@ pub struct AddressPoolSummary {
     pub resting: usize,
 }
 
+/// What a server's place announces by BGP.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PlaceAnnouncements {
+    pub node: NodeName,
+    pub region: RegionCode,
+    /// The server answered.
+    pub heard: bool,
+    /// Its guard runs. Without it neighbours drop what it announced.
+    pub running: bool,
+    /// What the guard said last; absent if there never was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<GuardReport>,
+}
+
+/// What people ask of a guard's report; its file has more.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct GuardReport {
+    /// `serves`, `busy`, `overloaded`, `not_serving` or `draining`.
+    pub reason: String,
+    /// Since when the reason holds, in seconds since 1970.
+    pub since: u64,
+    /// By prefix and neighbour.
+    pub announced: BTreeMap<String, BTreeMap<String, AnnouncedHow>>,
+    pub sessions: Vec<UpstreamSession>,
+    pub real_time: bool,
+    /// Why the present plan is not carried out, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan_refused: Option<String>,
+    /// Why the edge's present list of served addresses is not, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served_refused: Option<String>,
+    /// The last ones, the oldest first.
+    #[serde(default)]
+    pub changes: Vec<AnnouncementChange>,
+}
+
+/// How much a neighbour is to like a route.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AnnouncedHow {
+    pub prepend: u8,
+    pub communities: Vec<String>,
+}
+
+/// The session with a neighbour.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct UpstreamSession {
+    pub upstream: String,
+    pub established: bool,
+    /// As the BGP daemon says it.
+    pub info: String,
+}
+
+/// A line of the difference between what was announced and what is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AnnouncementChange {
+    /// Seconds since 1970.
+    pub at: u64,
+    /// Why, as in [`GuardReport::reason`].
+    pub reason: String,
+    /// Such as `- 198.51.100.0/24 to east`.
+    pub change: String,
+}
+
 /// An image of the platform's registry in full.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ImageDetails {

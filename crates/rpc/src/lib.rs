@@ -21,6 +21,9 @@ pub mod proto {
     pub mod control {
         tonic::include_proto!("atoll.control.v1");
     }
+    pub mod place {
+        tonic::include_proto!("atoll.place.v1");
+    }
     pub mod worker {
         tonic::include_proto!("atoll.worker.v1");
     }

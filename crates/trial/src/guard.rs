@@ -99,7 +99,8 @@ impl Guard {
         let disk = node.disk()?;
         let program = disk.join("atoll-guard");
         replace_program(&program)?;
-        let folder = disk.join("guard");
+        // Where the node's worker looks for its report.
+        let folder = disk.join("state/guard");
         // What an earlier guard on this disk remembers is another trial's.
         if folder.exists() {
             std::fs::remove_dir_all(&folder)?;

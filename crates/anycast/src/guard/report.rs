@@ -28,7 +28,22 @@ pub struct Report {
     /// What bird was told to announce, to whom.
     pub announced: Routes,
     pub sessions: Vec<Session>,
+    /// The last changes of `announced`, the oldest first.
+    #[serde(default)]
+    pub changes: Vec<Change>,
 }
+
+/// A change of what is announced, for people.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Change {
+    /// Seconds since 1970.
+    pub at: u64,
+    pub reason: Reason,
+    pub change: String,
+}
+
+/// As many changes are kept.
+pub const MAX_CHANGES: usize = 200;
 
 /// The session with an upstream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -4,6 +4,7 @@
 //! so that a word that was lost costs a second, not the truth. A bird that cannot be talked to is killed: its
 //! neighbours then withdraw what it announced.
 
+use std::collections::VecDeque;
 use std::process::Child;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +17,7 @@ use atoll_signals::with_causes;
 use super::daemon::{Daemon, START_LIMIT};
 use super::files::Files;
 use super::probe::{Outcome, Probe};
-use super::report::{Report, Session};
+use super::report::{Change, MAX_CHANGES, Report, Session};
 use super::starving::starves;
 use super::system::{self, Signals};
 use super::upgrade::{Legacy, Program, Running, VERSION};
@@ -88,6 +89,7 @@ struct Guard {
     /// The latest decision, and since when its reason holds.
     decided: Option<(Announcements, u64)>,
     announced: Routes,
+    changes: VecDeque<Change>,
     sessions: Vec<Session>,
     reported: Option<Report>,
     next_tick: Duration,
@@ -121,6 +123,7 @@ impl Guard {
             bird: None,
             decided: None,
             announced: Routes::new(),
+            changes: VecDeque::new(),
             sessions: Vec::new(),
             reported: None,
             next_tick: now,
@@ -139,7 +142,7 @@ impl Guard {
     fn resume(&mut self, legacy: Legacy) {
         let edition = legacy.bird.as_ref().map_or(0, |bird| bird.told.edition);
         self.wanted = Wanted::resumed(legacy.plan, legacy.written, edition);
-        (self.health, self.load) = (legacy.health, legacy.load);
+        (self.health, self.load, self.changes) = (legacy.health, legacy.load, legacy.changes);
         self.bird = legacy.bird.and_then(|Running { pid, started, told }| {
             let daemon = Daemon::adopt(Pid::from_raw(pid)?, &self.files.socket(), started);
             Some(Bird { daemon, told: Some(told), begun_with: told, silences: 0 })
@@ -280,7 +283,10 @@ impl Guard {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         for change in changes(&self.announced, &decision.routes) {
             tracing::info!(target: "atoll_audit", reason = ?decision.reason, "{change}");
+            self.changes.push_back(Change { at: since, reason: decision.reason, change });
         }
+        let surplus = self.changes.len().saturating_sub(MAX_CHANGES);
+        self.changes.drain(..surplus);
         self.announced = decision.routes.clone();
         let since = match &self.decided {
             Some((before, since)) if before.reason == decision.reason => *since,
@@ -442,7 +448,8 @@ impl Guard {
         });
         let since = self.decided.as_ref().map(|(_, since)| *since);
         let (plan, written) = (self.wanted.plan.clone(), self.wanted.written().cloned());
-        Legacy { version: VERSION, bird, plan, written, health: self.health.clone(), load: self.load.clone(), since }
+        let (health, load, changes) = (self.health.clone(), self.load.clone(), self.changes.clone());
+        Legacy { version: VERSION, bird, plan, written, health, load, since, changes }
     }
 
     /// Writes the report, if anything in it changed.
@@ -460,6 +467,7 @@ impl Guard {
             since: *since,
             announced: decision.routes.clone(),
             sessions: self.sessions.clone(),
+            changes: self.changes.iter().cloned().collect(),
         };
         if self.reported.as_ref() == Some(&report) {
             return Ok(());

@@ -4,6 +4,7 @@
 //! The state goes through an unnamed file in memory, whose descriptor the new program is told. Before that, the
 //! new program is run once beside us to say whether it understands the state and the plan.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -15,6 +16,7 @@ use std::time::Duration;
 use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
 
+use super::report::Change;
 use super::run::Told;
 use super::{Attempt, GuardError, system};
 use crate::health::Health;
@@ -42,6 +44,8 @@ pub struct Legacy {
     pub load: Load,
     /// Since when what is announced has its reason: seconds since 1970.
     pub since: Option<u64>,
+    #[serde(default)]
+    pub changes: VecDeque<Change>,
 }
 
 /// A bird that runs.
@@ -145,8 +149,16 @@ mod tests {
         let told = Told { generation: 7, edition: 3, announced: true, busy: false };
         let bird = Some(Running { pid: 42, started: Duration::from_secs(3), told });
         let (health, load) = (Health::unknown(Duration::ZERO), Load::default());
-        let legacy =
-            Legacy { version: VERSION, bird, plan: Some(example()), written: None, health, load, since: Some(9) };
+        let legacy = Legacy {
+            version: VERSION,
+            bird,
+            plan: Some(example()),
+            written: None,
+            health,
+            load,
+            since: Some(9),
+            changes: VecDeque::new(),
+        };
         let taken = Legacy::take(legacy.leave().unwrap().into_raw_fd()).unwrap();
         assert_eq!((taken.plan, taken.health, taken.since), (legacy.plan.clone(), legacy.health.clone(), Some(9)));
         assert_eq!(taken.bird.map(|bird| (bird.pid, bird.told)), Some((42, told)));

@@ -1,5 +1,6 @@
 //! `/api/v1`: what the Machines API does not have. Bodies are in `atoll_model::wire`.
 
+mod announcements;
 mod console;
 mod deploys;
 mod images;
@@ -15,6 +16,7 @@ use crate::describe::Routes;
 
 pub fn routes() -> Routes {
     Routes::default()
+        .merge(announcements::routes())
         .merge(console::routes())
         .merge(deploys::routes())
         .merge(images::routes())

@@ -8,6 +8,7 @@ pub mod guard;
 mod images;
 mod metrics;
 mod net;
+mod place;
 mod renewal;
 mod replica;
 mod sequence;

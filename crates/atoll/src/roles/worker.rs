@@ -28,6 +28,7 @@ use atoll_worker::{Agent, Deps, Knobs, SystemClock, Worker, WorkerConfig};
 use super::catalogue::WatchService;
 use super::images::{NodeImages, Policy};
 use super::metrics::{NetworkMetrics, WorkerMetrics};
+use super::place::PlaceService;
 use super::renewal::renew_forever;
 use super::sequence::DurablePublisher;
 use super::standing::{given_up, stop_machines};
@@ -104,6 +105,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let peers = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .add_service(InterceptedService::new(WorkerService::new(agent.clone()).into_server(), control_only))
+        .add_service(InterceptedService::new(PlaceService::server(state.role("guard")), control_only))
         .add_service(WatchService::server(rows.publisher(), &[Role::Edge, Role::Net, Role::Control]))
         .serve_with_incoming(peers);
 

@@ -5,6 +5,7 @@ mod auth;
 mod console;
 pub mod control;
 mod deploy;
+mod edge;
 mod image;
 mod ips;
 mod logs;
@@ -50,6 +51,9 @@ pub enum Command {
     /// Images kept by this platform
     #[command(subcommand, visible_alias = "images")]
     Image(image::ImageCommand),
+    /// Where users enter the platform
+    #[command(subcommand)]
+    Edge(edge::EdgeCommand),
     /// Addresses by which apps are entered
     #[command(subcommand)]
     Ips(ips::IpsCommand),
@@ -89,6 +93,7 @@ pub async fn run(command: Command, connection: &Connection, printer: &Printer) -
         Command::Releases(command) => releases::run(command, &client, printer).await,
         Command::Regions(command) => regions::run(command, &client, printer).await,
         Command::Image(command) => image::run(command, &client, printer).await,
+        Command::Edge(command) => edge::run(command, &client, printer).await,
         Command::Ips(command) => ips::run(command, &client, printer).await,
         Command::Registry(command) => registry::run(command, &client, printer).await,
         Command::Ssh(command) => console::run(command, &client, printer).await,
