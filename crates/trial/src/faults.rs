@@ -18,12 +18,14 @@ pub enum Process {
     Control,
     Worker,
     Edge,
+    Net,
     /// The shim of one machine.
     Shim,
 }
 
 impl Process {
-    pub const ALL: [Self; 5] = [Self::Supervisor, Self::Control, Self::Worker, Self::Edge, Self::Shim];
+    pub const ALL: [Self; 6] =
+        [Self::Supervisor, Self::Control, Self::Worker, Self::Edge, Self::Net, Self::Shim];
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,12 +93,12 @@ const fn row(process: Process, blow: Blow, promises: [Promise; Duty::ALL.len()])
 }
 
 use Blow::{Killed, Paused, Restarted};
-use Process::{Control, Edge, Shim, Supervisor, Worker};
+use Process::{Control, Edge, Net, Shim, Supervisor, Worker};
 use Promise::{GoesOn, LosesOnlyUnderway, Stops, Waits};
 
 /// Limits are ten times what is usual and more: they must hold on a machine that does much else.
 #[rustfmt::skip]
-pub const TABLE: [Row; 15] = [
+pub const TABLE: [Row; 18] = [
     //                          requests,   connections, wakes,      crashes,    records,    machines
     row(Supervisor, Killed,    [GoesOn,     GoesOn,      GoesOn,     GoesOn,     GoesOn,     GoesOn]),
     row(Supervisor, Paused,    [GoesOn,     GoesOn,      GoesOn,     GoesOn,     GoesOn,     GoesOn]),
@@ -111,6 +113,10 @@ pub const TABLE: [Row; 15] = [
     row(Edge,       Paused,    [Waits(seconds(20)), Waits(seconds(20)), Waits(seconds(20)), Waits(seconds(20)), GoesOn, GoesOn]),
     // The next edge begins when the old one has finished what is under way, for 30 s at most.
     row(Edge,       Restarted, [Waits(seconds(40)), Stops(seconds(40)), Waits(seconds(40)), Waits(seconds(40)), GoesOn, GoesOn]),
+    // Requests travel beside the mesh; what the machines say to each other waits (tests/platform/mesh.rs).
+    row(Net,        Killed,    [GoesOn,     GoesOn,      GoesOn,     GoesOn,     GoesOn,     GoesOn]),
+    row(Net,        Paused,    [GoesOn,     GoesOn,      GoesOn,     GoesOn,     GoesOn,     GoesOn]),
+    row(Net,        Restarted, [GoesOn,     GoesOn,      GoesOn,     GoesOn,     GoesOn,     GoesOn]),
     row(Shim,       Killed,    [LosesOnlyUnderway(seconds(20)), Stops(seconds(20)), GoesOn, GoesOn, GoesOn, GoesOn]),
     row(Shim,       Paused,    [GoesOn,     GoesOn,      GoesOn,     GoesOn,     GoesOn,     GoesOn]),
     row(Shim,       Restarted, [LosesOnlyUnderway(seconds(20)), Stops(seconds(20)), GoesOn, GoesOn, GoesOn, GoesOn]),
@@ -258,6 +264,7 @@ impl Display for Process {
             Control => "control",
             Worker => "worker",
             Edge => "edge",
+            Net => "net",
             Shim => "shim",
         })
     }

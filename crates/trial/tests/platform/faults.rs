@@ -84,6 +84,7 @@ async fn target(platform: &Platform, process: Process, scene: &Scene) -> anyhow:
         Process::Control => node.pid(Role::Control),
         Process::Worker => node.pid(Role::Worker),
         Process::Edge => node.pid(Role::Edge),
+        Process::Net => node.pid(Role::Net),
         Process::Shim => node.shim(&scene.running[0]).await,
     }
 }
@@ -101,6 +102,7 @@ async fn strike(
         Process::Control => Some(Role::Control),
         Process::Worker => Some(Role::Worker),
         Process::Edge => Some(Role::Edge),
+        Process::Net => Some(Role::Net),
         Process::Supervisor | Process::Shim => None,
     };
     let struck = || moment.send_replace(Some(unix_ms()));
