@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use atoll_model::wire::{
     AddressPoolRequest, AddressPoolSummary, AppStatus, CollectReply, DeployAccepted, DeployEvent, DeployRequest,
-    ErrorBody, ImageSummary, JoinTokenReply, LogRecord, MachineSummary, NodeSummary, PlaceAnnouncements,
-    RegistryRequest, RegistrySummary, ReleaseView, ScaleRequest, TokenReply, TokenRequest, UnknownMachine,
+    ErrorBody, ImageSummary, JoinTokenReply, LogRecord, MachineSummary, MeshExamination, NodeSummary,
+    PlaceAnnouncements, RegistryRequest, RegistrySummary, ReleaseView, ScaleRequest, TokenReply, TokenRequest,
+    UnknownMachine,
 };
 
 use crate::{ClientError, Lines};
@@ -125,6 +126,11 @@ impl Client {
     pub async fn address_release(&self, app: &str, address: IpAddr) -> Result<(), ClientError> {
         let path = format!("/v1/apps/{app}/ip_assignments/{address}");
         self.send(self.request(Method::DELETE, &path)).await.map(drop)
+    }
+
+    /// How the servers reach each other through the mesh.
+    pub async fn mesh(&self) -> Result<MeshExamination, ClientError> {
+        self.fetch(self.request(Method::GET, "/api/v1/mesh")).await
     }
 
     /// What each place announces.

@@ -12,6 +12,7 @@ mod error;
 mod images;
 mod lists;
 mod machines;
+mod mesh;
 mod names;
 mod nodes;
 mod prune;

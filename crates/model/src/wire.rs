@@ -2,6 +2,7 @@
 //! its shapes from outside; these are ours. Fields are added, never reused.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -386,6 +387,72 @@ pub struct AnnouncementChange {
     pub reason: String,
     /// Such as `- 198.51.100.0/24 to east`.
     pub change: String,
+}
+
+/// How the servers reach each other through the mesh, and what is wrong with it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MeshExamination {
+    pub servers: Vec<MeshServer>,
+    pub findings: Vec<MeshFinding>,
+}
+
+/// A server's end of the mesh.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MeshServer {
+    pub node: NodeName,
+    pub region: RegionCode,
+    /// The server answered.
+    pub heard: bool,
+    /// What its net process said; absent if that did not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<MeshReport>,
+}
+
+/// What a net process knows of its part in the mesh.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MeshReport {
+    /// `kernel` or `userspace`; absent where there is no link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// UDP.
+    pub port: u16,
+    /// The largest packet that the link takes, in bytes.
+    pub mtu: u16,
+    /// When the process's certificate ends, in seconds since 1970.
+    pub certificate_expires_at: u64,
+    pub ways: Vec<MeshWay>,
+}
+
+/// The way from one server to another.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MeshWay {
+    pub node: NodeName,
+    /// Where it spoke from last, or is said to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub endpoint: Option<SocketAddr>,
+    /// When keys were last agreed on, in seconds since 1970; absent if never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handshake: Option<u64>,
+    /// It answers probes.
+    pub reachable: bool,
+    /// Smoothed, in milliseconds.
+    pub round_trip_ms: f64,
+    /// Share of recent probes without an answer, 0 to 1.
+    pub loss: f32,
+    pub rx_bytes: u64,
+    pub tx_bytes: u64,
+}
+
+/// Something that is wrong, and what to do about it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MeshFinding {
+    pub node: NodeName,
+    /// The other end of the way, where it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub towards: Option<NodeName>,
+    pub problem: String,
+    pub advice: String,
 }
 
 /// An image of the platform's registry in full.

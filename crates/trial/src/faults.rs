@@ -24,8 +24,7 @@ pub enum Process {
 }
 
 impl Process {
-    pub const ALL: [Self; 6] =
-        [Self::Supervisor, Self::Control, Self::Worker, Self::Edge, Self::Net, Self::Shim];
+    pub const ALL: [Self; 6] = [Self::Supervisor, Self::Control, Self::Worker, Self::Edge, Self::Net, Self::Shim];
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

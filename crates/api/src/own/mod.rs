@@ -5,6 +5,7 @@ mod console;
 mod deploys;
 mod images;
 mod logs;
+mod mesh;
 mod nodes;
 mod pools;
 mod records;
@@ -21,6 +22,7 @@ pub fn routes() -> Routes {
         .merge(deploys::routes())
         .merge(images::routes())
         .merge(logs::routes())
+        .merge(mesh::routes())
         .merge(nodes::routes())
         .merge(pools::routes())
         .merge(records::routes())

@@ -23,6 +23,16 @@ const SCRAPE_MAX_BYTES: u64 = 4 << 20;
 
 /// Answers `GET /metrics` for as long as the process lives.
 pub fn serve(process: &'static str, listener: UnixListener, sources: Vec<Arc<dyn Source>>) -> anyhow::Result<()> {
+    serve_beside(process, listener, sources, Router::new())
+}
+
+/// [`serve`], beside what else the process says on its private socket.
+pub fn serve_beside(
+    process: &'static str,
+    listener: UnixListener,
+    sources: Vec<Arc<dyn Source>>,
+    others: Router,
+) -> anyhow::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener).context("the socket for metrics cannot be used")?;
     let started = SystemTime::now();
     let answer = move || {
@@ -32,7 +42,7 @@ pub fn serve(process: &'static str, listener: UnixListener, sources: Vec<Arc<dyn
         let text = render(process, &all);
         async move { ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text) }
     };
-    let router = Router::new().route("/metrics", get(answer));
+    let router = others.route("/metrics", get(answer));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "this process no longer says its metrics");
@@ -41,12 +51,17 @@ pub fn serve(process: &'static str, listener: UnixListener, sources: Vec<Arc<dyn
     Ok(())
 }
 
-/// What the process behind `socket` says.
+/// The metrics of the process behind `socket`.
 pub async fn scrape(socket: &Path) -> anyhow::Result<String> {
+    ask(socket, "/metrics").await
+}
+
+/// What the process behind `socket` answers to a GET.
+pub async fn ask(socket: &Path, path: &str) -> anyhow::Result<String> {
     let asking = async {
         let mut stream = UnixStream::connect(socket).await?;
         // In HTTP/1.0 the end of the connection is the end of the answer.
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
         let mut answer = String::new();
         stream.take(SCRAPE_MAX_BYTES).read_to_string(&mut answer).await?;
         anyhow::Ok(answer)
@@ -54,7 +69,7 @@ pub async fn scrape(socket: &Path) -> anyhow::Result<String> {
     let answer = tokio::time::timeout(SCRAPE_LIMIT, asking).await.context("it did not answer in time")??;
     match answer.split_once("\r\n\r\n") {
         Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.to_owned()),
-        _ => bail!("it did not answer with metrics"),
+        _ => bail!("it has no answer to {path}"),
     }
 }
 

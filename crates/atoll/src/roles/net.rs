@@ -3,6 +3,7 @@
 
 mod metrics;
 mod public;
+mod report;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use atoll_mesh::{Backend, Made, MeshError, PrivateKey, Settings, kernel, link_mt
 use atoll_model::reach::Reachability;
 use atoll_model::row::NodeRow;
 use atoll_net::links::Links;
-use atoll_net::peers::wanted;
+use atoll_net::peers::{Wanted, wanted};
 use atoll_net::routes::Routes;
 use atoll_net::{Place, key, resolvers};
 use atoll_rpc::channel::connect;
@@ -34,6 +35,7 @@ use atoll_rpc::proto::control::nodes_client::NodesClient;
 use atoll_rpc::proto::control::{EnterNetworkRequest, MeshEnd};
 
 use self::public::PublicZones;
+use self::report::Reporter;
 use super::renewal::renew_forever;
 use super::replica::{Kept, SAVE_EVERY};
 use super::{Common, asked_to_end, runtime};
@@ -41,6 +43,8 @@ use crate::node::sockets::Handed;
 use crate::node::state::NodeFile;
 use crate::node::{metrics as own_metrics, sockets, supervisor};
 
+/// Where the process says on its private socket how the mesh is.
+pub const MESH_PATH: &str = "/mesh";
 /// What links between servers nearly always carry.
 const UNDERLAY_MTU: u16 = 1500;
 /// How often names are answered by fresh probes.
@@ -103,8 +107,12 @@ async fn serve(
     let routes = Routes::open(&run.place)?;
     routes.prepare().await?;
     let reach = Arc::new(ArcSwap::<Reachability>::default());
+    let peers = Arc::new(ArcSwap::<Wanted>::default());
     let backend = match made {
-        Some(made) => Some(carry(made, &routes, &private_key, node, &run.place, &replica, &reach).await?),
+        Some(made) => {
+            let following = (&replica, &reach, &peers);
+            Some(carry(made, &routes, &private_key, node, &run.place, following).await?)
+        }
         None => None,
     };
     let entered = EnterNetworkRequest {
@@ -134,7 +142,15 @@ async fn serve(
     }
     tokio::spawn(renew_forever(live.clone(), control, state.identity("net")));
     if let Some(socket) = sockets::unix_listener(&mut handed, "metrics") {
-        own_metrics::serve("net", socket, metrics::sources(backend, reach, replica, counters))?;
+        let report = Reporter {
+            backend: backend.clone(),
+            peers,
+            reach: reach.clone(),
+            live: live.clone(),
+            mtu: link_mtu(UNDERLAY_MTU),
+        };
+        let sources = metrics::sources(backend, reach, replica, counters);
+        own_metrics::serve_beside("net", socket, sources, report.into_router())?;
     }
     supervisor::say_ready();
 
@@ -159,8 +175,7 @@ async fn carry(
     private_key: &PrivateKey,
     node: &NodeFile,
     place: &Place,
-    replica: &ReplicaHandle,
-    reach: &Arc<ArcSwap<Reachability>>,
+    (replica, reach, peers): (&ReplicaHandle, &Arc<ArcSwap<Reachability>>, &Arc<ArcSwap<Wanted>>),
 ) -> anyhow::Result<Arc<dyn Backend>> {
     let opened = made.start().context("cannot begin to carry packets in the mesh")?;
     tracing::info!(backend = %opened.backend.kind(), reason = opened.reason, port = opened.backend.listen_port(), "part of the mesh");
@@ -173,6 +188,7 @@ async fn carry(
         own: private_key.public(),
         node: node.clone(),
         replica: replica.clone(),
+        peers: peers.clone(),
         prober,
     };
     let runtime = tokio::runtime::Handle::current();
@@ -189,6 +205,8 @@ struct Following {
     own: atoll_mesh::PublicKey,
     node: NodeFile,
     replica: ReplicaHandle,
+    /// What the link has, for whoever wants to know.
+    peers: Arc<ArcSwap<Wanted>>,
     prober: Prober,
 }
 
@@ -200,6 +218,7 @@ impl Following {
             changes.mark_unchanged();
             let want = wanted(&self.replica.snapshot(), &self.node.name, self.own);
             self.prober.set_targets(want.targets());
+            self.peers.store(Arc::new(Wanted { peers: want.peers.clone(), ..Wanted::default() }));
             let failed = self.links.follow(want).inspect_err(|error| {
                 tracing::error!(error = error as &dyn std::error::Error, "the mesh is not as the catalogue wants it");
             });

@@ -8,20 +8,24 @@ use tonic::{Request, Response, Status};
 use atoll_anycast::guard::files::REPORT;
 use atoll_anycast::guard::report::Report;
 use atoll_rpc::proto::place::place_server::{Place, PlaceServer};
-use atoll_rpc::proto::place::{AnnouncementsReply, AnnouncementsRequest};
+use atoll_rpc::proto::place::{AnnouncementsReply, AnnouncementsRequest, MeshReply, MeshRequest};
+
+use super::net::MESH_PATH;
+use crate::node::metrics;
 
 /// Longer files are no reports.
 const MAX_REPORT: u64 = 4 << 20;
 
-/// Reads the guard's folder whenever it is asked.
+/// Reads the guard's folder and asks the net process whenever it is asked.
 pub struct PlaceService {
     guard: PathBuf,
+    net: PathBuf,
 }
 
 impl PlaceService {
-    /// `guard`: the folder that a guard on this server is given.
-    pub fn server(guard: PathBuf) -> PlaceServer<Self> {
-        PlaceServer::new(Self { guard })
+    /// `guard`: the folder that a guard on this server is given; `net`: where the net process answers.
+    pub fn server(guard: PathBuf, net: PathBuf) -> PlaceServer<Self> {
+        PlaceServer::new(Self { guard, net })
     }
 }
 
@@ -37,6 +41,14 @@ impl Place for PlaceService {
         });
         let read: std::io::Result<_> = read.await.map_err(|error| Status::internal(error.to_string()))?;
         read.map(Response::new).map_err(|error| Status::internal(format!("cannot read the guard's report: {error}")))
+    }
+
+    async fn mesh(&self, _: Request<MeshRequest>) -> Result<Response<MeshReply>, Status> {
+        let report = metrics::ask(&self.net, MESH_PATH).await;
+        let report = report.inspect_err(|error| {
+            tracing::info!(error = format!("{error:#}"), "the net process does not say how the mesh is");
+        });
+        Ok(Response::new(MeshReply { report_json: report.unwrap_or_default().into() }))
     }
 }
 
@@ -63,9 +75,11 @@ mod tests {
     #[tokio::test]
     async fn without_a_guard_there_is_no_report() {
         let folder = tempfile::tempdir().unwrap();
-        let place = PlaceService { guard: folder.path().join("guard") };
+        let place = PlaceService { guard: folder.path().join("guard"), net: folder.path().join("net") };
         let reply = place.announcements(Request::new(AnnouncementsRequest {})).await.unwrap().into_inner();
         assert_eq!(reply, AnnouncementsReply::default());
         assert!(!is_guard(std::process::id().cast_signed()));
+        let reply = place.mesh(Request::new(MeshRequest {})).await.unwrap().into_inner();
+        assert_eq!(reply, MeshReply::default(), "nobody answers");
     }
 }

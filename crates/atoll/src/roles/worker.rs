@@ -105,7 +105,10 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let peers = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .add_service(InterceptedService::new(WorkerService::new(agent.clone()).into_server(), control_only))
-        .add_service(InterceptedService::new(PlaceService::server(state.role("guard")), control_only))
+        .add_service(InterceptedService::new(
+            PlaceService::server(state.role("guard"), state.metrics_socket("net")),
+            control_only,
+        ))
         .add_service(WatchService::server(rows.publisher(), &[Role::Edge, Role::Net, Role::Control]))
         .serve_with_incoming(peers);
 

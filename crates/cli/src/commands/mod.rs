@@ -10,6 +10,7 @@ mod image;
 mod ips;
 mod logs;
 mod machine;
+mod mesh;
 mod node;
 mod regions;
 mod registry;
@@ -51,6 +52,9 @@ pub enum Command {
     /// Images kept by this platform
     #[command(subcommand, visible_alias = "images")]
     Image(image::ImageCommand),
+    /// The servers' private network
+    #[command(subcommand)]
+    Mesh(mesh::MeshCommand),
     /// Where users enter the platform
     #[command(subcommand)]
     Edge(edge::EdgeCommand),
@@ -93,6 +97,7 @@ pub async fn run(command: Command, connection: &Connection, printer: &Printer) -
         Command::Releases(command) => releases::run(command, &client, printer).await,
         Command::Regions(command) => regions::run(command, &client, printer).await,
         Command::Image(command) => image::run(command, &client, printer).await,
+        Command::Mesh(command) => mesh::run(command, &client, printer).await,
         Command::Edge(command) => edge::run(command, &client, printer).await,
         Command::Ips(command) => ips::run(command, &client, printer).await,
         Command::Registry(command) => registry::run(command, &client, printer).await,

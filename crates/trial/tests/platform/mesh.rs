@@ -126,9 +126,19 @@ fn machines_reach_each_other_across_servers_and_strangers_reach_none() {
         replaced?;
         answer?;
 
+        until("the doctor finds nothing", SOON, async || {
+            let found = platform.client().mesh().await?;
+            let ways = found.servers.iter().filter_map(|server| server.report.as_ref()).flat_map(|report| &report.ways);
+            ensure!(ways.count() == 2 && found.findings.is_empty(), "{found:?}");
+            Ok(())
+        })
+        .await?;
+
         // Names follow what can be reached.
         platform.lab().cut("ams", "nrt").await?;
         let lost = near.resolves(platform, "web.internal", &[near.address]).await?;
+        let found = platform.client().mesh().await?;
+        ensure!(found.findings.iter().any(|finding| finding.node.to_string() == "ams"), "{found:?}");
         platform.lab().heal("ams", "nrt").await?;
         let back = near.resolves(platform, "web.internal", &[near.address, far.address]).await?;
         println!("a server left names after {lost:.1?} and was back after {back:.1?}");

@@ -35,6 +35,7 @@ fn the_api_is_as_it_describes_itself() {
         api.get("/api/v1/machines/unknown", 200).await?;
         api.send(Method::DELETE, "/api/v1/machines/unknown/00000000000001", json!({}), 404).await?;
         api.get("/api/v1/announcements", 200).await?;
+        api.get("/api/v1/mesh", 200).await?;
         api.get("/api/v1/control/backup", 200).await?;
         api.send(Method::POST, "/api/v1/nodes/tokens", json!({}), 200).await?;
         let made = api.send(Method::POST, "/api/v1/tokens", json!({"name": "ci", "role": "read-only"}), 200).await?;

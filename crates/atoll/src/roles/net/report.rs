@@ -1,0 +1,71 @@
+//! What this process knows of its ways to other servers, for those who look for what is wrong.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use arc_swap::ArcSwap;
+use axum::routing::get;
+use axum::{Json, Router};
+
+use atoll_mesh::Backend;
+use atoll_model::reach::Reachability;
+use atoll_model::wire::{MeshReport, MeshWay};
+use atoll_net::peers::Wanted;
+use atoll_rpc::tls::LiveIdentity;
+
+use super::MESH_PATH;
+
+#[derive(Clone)]
+pub struct Reporter {
+    pub backend: Option<Arc<dyn Backend>>,
+    /// Who the link's peers are.
+    pub peers: Arc<ArcSwap<Wanted>>,
+    pub reach: Arc<ArcSwap<Reachability>>,
+    pub live: Arc<LiveIdentity>,
+    pub mtu: u16,
+}
+
+impl Reporter {
+    pub fn into_router(self) -> Router {
+        Router::new().route(MESH_PATH, get(move || async move { Json(self.report()) }))
+    }
+
+    fn report(&self) -> MeshReport {
+        MeshReport {
+            backend: self.backend.as_ref().map(|backend| backend.kind().to_string()),
+            port: self.backend.as_ref().map_or(0, |backend| backend.listen_port()),
+            mtu: self.mtu,
+            certificate_expires_at: self.live.expires_at(),
+            ways: self.ways(),
+        }
+    }
+
+    fn ways(&self) -> Vec<MeshWay> {
+        let Some(backend) = &self.backend else { return Vec::new() };
+        let statuses = backend.peers().unwrap_or_else(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the mesh does not say how it is");
+            Vec::new()
+        });
+        let (peers, reach) = (self.peers.load(), self.reach.load());
+        let mut ways: Vec<MeshWay> = statuses
+            .into_iter()
+            .filter_map(|status| {
+                let peer = peers.peers.get(&status.public_key)?;
+                let path = reach.paths.get(&peer.node);
+                let handshake = status.last_handshake.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+                Some(MeshWay {
+                    node: peer.node.clone(),
+                    endpoint: status.endpoint,
+                    last_handshake: handshake.map(|since| since.as_secs()),
+                    reachable: path.is_some_and(|path| path.reachable),
+                    round_trip_ms: path.map_or(0.0, |path| path.round_trip.as_secs_f64() * 1e3),
+                    loss: path.map_or(0.0, |path| path.loss),
+                    rx_bytes: status.rx_bytes,
+                    tx_bytes: status.tx_bytes,
+                })
+            })
+            .collect();
+        ways.sort_by(|a, b| a.node.cmp(&b.node));
+        ways
+    }
+}
