@@ -13,7 +13,9 @@ use atoll_rpc::channel::{connect, connect_to_join};
 use atoll_rpc::identity::{Expected, Identity, Role};
 use atoll_rpc::proto::control::nodes_client::NodesClient;
 use atoll_rpc::proto::control::nodes_server::{Nodes, NodesServer};
-use atoll_rpc::proto::control::{BlobChunk, BlobRequest, RenewReply, RenewRequest};
+use atoll_rpc::proto::control::{
+    BlobChunk, BlobRequest, EnterNetworkReply, EnterNetworkRequest, RenewReply, RenewRequest,
+};
 use atoll_rpc::server::{accept, require_role};
 use atoll_rpc::tls::{IdentityMaterial, LiveIdentity};
 
@@ -59,6 +61,10 @@ impl Nodes for Echo {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
         let identity = require_role(&request, &[Role::Worker, Role::Edge])?;
         Ok(Response::new(RenewReply { chain: identity.to_string(), roots: String::new() }))
+    }
+
+    async fn enter_network(&self, _: Request<EnterNetworkRequest>) -> Result<Response<EnterNetworkReply>, Status> {
+        Err(Status::unimplemented("not part of this test"))
     }
 
     type BlobStream = tokio_stream::Empty<Result<BlobChunk, Status>>;
