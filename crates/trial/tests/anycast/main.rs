@@ -53,6 +53,7 @@ fn a_place_that_does_not_serve_is_withdrawn_and_returns_when_it_does() {
         node.signal(edge, "CONT").await?;
         guard.announced().await?;
 
+        shown(platform).await?;
         let bird = guard.pid("bird")?;
         let gone = time_until_gone(&mut watch, PREFIX.0, async || guard.signal(bird, "KILL").await).await?;
         println!("bird killed: gone after {gone:?}");
@@ -96,6 +97,33 @@ fn a_place_that_does_not_serve_is_withdrawn_and_returns_when_it_does() {
         ensure!(guard.report()?["reason"] == "draining", "{}", guard.report()?);
         Ok(())
     });
+}
+
+/// What the platform's operator sees of it, wherever they sit.
+async fn shown(platform: &Platform) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let prefix = format!("{}/{}", PREFIX.0, PREFIX.1);
+    let announcements = ["edge", "announcements"];
+    until("the return is shown", LIMIT, async || {
+        let shown = platform.atoll(folder.path(), &announcements).await?;
+        let line = shown.stdout.lines().find(|line| line.contains(&prefix)).unwrap_or_default();
+        ensure!(
+            shown.code == Some(0) && line.starts_with("ams ") && line.contains(" east ") && line.contains("serves"),
+            "{shown:?}"
+        );
+        Ok(())
+    })
+    .await?;
+    let changes = platform.atoll(folder.path(), &[&announcements[..], &["--changes"]].concat()).await?;
+    let lines = changes.stdout.lines().filter(|line| line.contains(&prefix) && !line.contains('~'));
+    // On a busy machine a route may be liked less meanwhile, which is told with another sign.
+    let kinds: Vec<char> = lines.filter_map(|line| line.chars().find(|c| matches!(c, '+' | '-'))).collect();
+    ensure!(kinds.starts_with(&['+', '-', '+']), "{changes:?}");
+    let json = platform.atoll(folder.path(), &[&announcements[..], &["--json"]].concat()).await?;
+    let places: serde_json::Value = serde_json::from_str(&json.stdout)?;
+    let told = &places[0]["report"]["announced"][&prefix]["east"];
+    ensure!(places[0]["running"] == true && told["prepend"].is_u64(), "{places}");
+    Ok(())
 }
 
 #[test]
