@@ -5,15 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use atoll_lab::address::SERVICE_ADDRESS;
 use atoll_trial::lifecycle::{Announced, REQUEST_LIFECYCLE, TWO_CITIES};
-use atoll_trial::wait::until;
 
 use crate::figure::{Figure, Figures};
 
 /// What programs may take of the time of a request, beside their share of it.
 const ALLOWANCE: Duration = Duration::from_millis(2);
-const LIMIT: Duration = Duration::from_secs(30);
 
 pub async fn run() -> anyhow::Result<Figures> {
     let mut figures = mumbai(&Announced::start(REQUEST_LIFECYCLE).await?).await?;
@@ -23,17 +20,7 @@ pub async fn run() -> anyhow::Result<Figures> {
 
 async fn mumbai(world: &Announced) -> anyhow::Result<Figures> {
     let site = world.app("web", &["blr"]).await?;
-    until("the name leads to the address that all announce", LIMIT, async || {
-        let told = world.resolve("mumbai", &site).await?;
-        ensure!(told == [SERVICE_ADDRESS], "it leads to {told:?}");
-        Ok(())
-    })
-    .await?;
-    let way = world.way("mumbai").await?;
-    ensure!(way == ["mumbai", "west", "south", "maa"], "BGP leads by {way:?}");
-    world.goes("mumbai", &site, |seen| seen.edge == "maa" && seen.who.region == "blr").await?;
-    let took = world.quickest("mumbai", &site, "maa", "blr").await?;
-    let links = world.round_trip("mumbai", "maa").await? * 2 + world.round_trip("maa", "blr").await?;
+    let (took, links) = world.mumbai_by_chennai(&site).await?;
 
     world.machine("web", "maa").await?;
     let (_, taken_over) = world.goes("mumbai", &site, |seen| seen.who.region == "maa").await?;
@@ -54,9 +41,7 @@ async fn mumbai(world: &Announced) -> anyhow::Result<Figures> {
 /// Users go where BGP's path is shortest, Paris to New York; gives how long Berlin waits when London dies.
 async fn two_cities(world: &Announced) -> anyhow::Result<Figures> {
     let site = world.app("web", &["ewr", "lhr"]).await?;
-    for (user, place) in [("chicago", "ewr"), ("new-york", "ewr"), ("paris", "ewr"), ("berlin", "lhr")] {
-        world.goes(user, &site, |seen| seen.edge == place && seen.who.region == place).await?;
-    }
+    world.users_by_path(&site).await?;
     let dies = Instant::now();
     world.platform.host("lhr")?.kill().await?;
     world.goes("berlin", &site, |seen| seen.edge == "ewr").await?;

@@ -123,6 +123,35 @@ impl Announced {
         Ok(quickest)
     }
 
+    /// A user in Mumbai asks for an app in Bangalore: the name leads to the address that all announce, BGP leads
+    /// to Chennai, and its edge fetches the answer. Gives the time of the quickest request, and what the links
+    /// on its way take: the connection, the request, and its way on through a connection that is there.
+    pub async fn mumbai_by_chennai(&self, site: &str) -> anyhow::Result<(Duration, Duration)> {
+        until("the name leads to the address that all announce", SOON, async || {
+            let told = self.resolve("mumbai", site).await?;
+            ensure!(told == [SERVICE_ADDRESS], "it leads to {told:?}");
+            Ok(())
+        })
+        .await?;
+        let way = self.way("mumbai").await?;
+        ensure!(way == ["mumbai", "west", "south", "maa"], "BGP leads by {way:?}");
+        self.goes("mumbai", site, |seen| seen.edge == "maa" && seen.who.region == "blr").await?;
+        let took = self.quickest("mumbai", site, "maa", "blr").await?;
+        let links = self.round_trip("mumbai", "maa").await? * 2 + self.round_trip("maa", "blr").await?;
+        ensure!(took >= links, "a request was quicker than its links: {took:.1?}, {links:.1?}");
+        Ok((took, links))
+    }
+
+    /// Users of two cities, each led where the path is shortest; Paris to New York, though London is nearer.
+    pub async fn users_by_path(&self, site: &str) -> anyhow::Result<()> {
+        for (user, place) in [("chicago", "ewr"), ("new-york", "ewr"), ("paris", "ewr"), ("berlin", "lhr")] {
+            let way = self.way(user).await?;
+            ensure!(way.last().is_some_and(|end| end == place), "BGP leads {user} by {way:?}");
+            self.goes(user, site, |seen| seen.edge == place && seen.who.region == place).await?;
+        }
+        Ok(())
+    }
+
     pub async fn see(&self, client: &str, site: &str) -> anyhow::Result<Seen> {
         see(&self.platform.host(client)?, &Ask::get(site, "/")).await
     }
