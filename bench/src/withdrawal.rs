@@ -1,14 +1,17 @@
 //! From a fault to the route gone in the neighbouring router's kernel, detection included.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
+use http::Method;
 use serde_json::json;
 use tokio::process::Command;
 
 use atoll_lab::routes::RouteWatch;
-use atoll_trial::guard::{Guard, PREFIX, WORLD, changed_within, is_about, time_until_gone};
-use atoll_trial::platform::{Origin, Platform, Role};
+use atoll_model::MachineState;
+use atoll_model::wire::AddressPoolRequest;
+use atoll_trial::guard::{APP_ADDRESS, Guard, PREFIX, WORLD, changed_within, is_about, time_until_gone};
+use atoll_trial::platform::{MachineSpec, Origin, Platform, Role};
 use atoll_trial::wait::until;
 
 use crate::figure::{Figure, Figures, Samples};
@@ -71,6 +74,9 @@ pub async fn run() -> anyhow::Result<Figures> {
         lowered.push(scene.overload().await?);
     }
     figures.push(("overloaded_preference_p50_ms", Figure::new(milliseconds(lowered).p50(), "ms")));
+    let (announced, withdrawn) = scene.machines().await?;
+    figures.push(("announce_on_machine_healthy_p50_ms", Figure::new(milliseconds(announced).p50(), "ms")));
+    figures.push(("withdraw_on_last_machine_p50_ms", Figure::new(milliseconds(withdrawn).p50(), "ms")));
     let alarms = scene.full_cpu().await? as f64;
     figures.push(("bfd_false_alarms_10min", Figure::new(alarms, "").held_to(0.0, 0.0)));
     Ok(figures)
@@ -174,6 +180,36 @@ impl Scene {
         Ok(())
     }
 
+    /// An app's own address follows its machine here: from the machine's start until the neighbour has the route,
+    /// and from the order to destroy it until the route is gone.
+    async fn machines(&mut self) -> anyhow::Result<(Vec<Duration>, Vec<Duration>)> {
+        let Self { platform, watch, .. } = self;
+        let client = platform.client();
+        platform.create_app("hello").await?;
+        let pool = AddressPoolRequest { prefix: format!("{APP_ADDRESS}/32"), local: true, shared: false };
+        client.address_pool_add(&pool).await?;
+        client.address_assign("hello", &json!({"type": "v4", "local": true})).await?;
+        let (mut announced, mut withdrawn) = (Vec::new(), Vec::new());
+        for _ in 0..RUNS {
+            let spec = MachineSpec { region: "ams", ..MachineSpec::default() };
+            let id = platform.create_machine("hello", &spec).await?;
+            let route = watch.until(LIMIT, |change| is_about(change, APP_ADDRESS) && !change.deleted).await?;
+            let at_ms = unix_ms().saturating_sub(route.at.elapsed().as_millis() as u64);
+            platform.in_state("hello", &id, MachineState::Started).await?;
+            let path = format!("/v1/apps/hello/machines/{id}");
+            let machine = client.raw(Method::GET, &path, None).await?;
+            let events = machine["events"].as_array().into_iter().flatten();
+            let started =
+                events.filter(|event| event["status"] == "started").find_map(|event| event["timestamp"].as_u64());
+            let started = started.context("the machine tells of no start")?;
+            announced.push(Duration::from_millis(at_ms.saturating_sub(started)));
+            let destroy =
+                async || Ok(client.raw(Method::DELETE, &format!("{path}?force=true"), None).await.map(drop)?);
+            withdrawn.push(time_until_gone(watch, APP_ADDRESS, destroy).await?);
+        }
+        Ok((announced, withdrawn))
+    }
+
     /// How often the place was withdrawn while every processor of its host had more to do than it can.
     async fn full_cpu(&mut self) -> anyhow::Result<usize> {
         let host = self.platform.host("ams")?;
@@ -199,6 +235,10 @@ async fn deleted_within(watch: &mut RouteWatch, time: Duration) -> bool {
         }
     }
     false
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64)
 }
 
 fn milliseconds(taken: Vec<Duration>) -> Samples {
