@@ -46,6 +46,7 @@ enum Bench {
     Catalogue,
     Dns,
     Withdrawal,
+    WithdrawalUnderLoad,
     Mesh,
     Isolation,
     Lifecycle,
@@ -62,6 +63,7 @@ impl Bench {
             Self::Catalogue => "catalogue",
             Self::Dns => "dns",
             Self::Withdrawal => "withdrawal",
+            Self::WithdrawalUnderLoad => "withdrawal_under_load",
             Self::Mesh => "mesh",
             Self::Isolation => "isolation",
             Self::Lifecycle => "lifecycle",
@@ -78,6 +80,7 @@ impl Bench {
             Self::Catalogue => catalogue::run().await,
             Self::Dns => dns::run().await,
             Self::Withdrawal => withdrawal::run().await,
+            Self::WithdrawalUnderLoad => withdrawal::under_load().await,
             // Blocks on programs and sockets in namespaces; nothing else runs meanwhile.
             Self::Mesh => tokio::task::spawn_blocking(mesh::run).await?,
             Self::Isolation => tokio::task::spawn_blocking(isolation::run).await?,
