@@ -1,6 +1,7 @@
 //! The net process: this server's end of the mesh, the DNS server of its machines and, if the operator says
 //! so, one of the platform's public ones. What all do follows from this process's own copy of the catalogue.
 
+mod following;
 mod metrics;
 mod public;
 mod report;
@@ -12,7 +13,6 @@ use std::time::Duration;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use rustix::thread::CapabilitySet;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -26,7 +26,7 @@ use atoll_mesh::{Backend, Made, MeshError, PrivateKey, Settings, kernel, link_mt
 use atoll_model::reach::Reachability;
 use atoll_model::row::NodeRow;
 use atoll_net::links::Links;
-use atoll_net::peers::{Wanted, wanted};
+use atoll_net::peers::Wanted;
 use atoll_net::routes::Routes;
 use atoll_net::{Place, key, resolvers};
 use atoll_rpc::channel::connect;
@@ -34,6 +34,7 @@ use atoll_rpc::identity::{Expected, Role};
 use atoll_rpc::proto::control::nodes_client::NodesClient;
 use atoll_rpc::proto::control::{EnterNetworkRequest, MeshEnd};
 
+use self::following::Following;
 use self::public::PublicZones;
 use self::report::Reporter;
 use super::renewal::renew_forever;
@@ -51,10 +52,6 @@ const UNDERLAY_MTU: u16 = 1500;
 const REACH_EVERY: Duration = Duration::from_millis(500);
 /// Before control is told again who we are in the mesh.
 const ENTER_AGAIN: Duration = Duration::from_secs(2);
-/// Changes that come together are made together; many addresses make the pause longer, so that following
-/// takes a fifth of a processor at most.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
-const PAUSE_FACTOR: u32 = 4;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Makes the link and reads the operator's files first, which takes a right that nothing after it has.
@@ -110,8 +107,20 @@ async fn serve(
     let peers = Arc::new(ArcSwap::<Wanted>::default());
     let backend = match made {
         Some(made) => {
-            let following = (&replica, &reach, &peers);
-            Some(carry(made, &routes, &private_key, node, &run.place, following).await?)
+            let backend = carry(made)?;
+            routes.lead_into_link().await?;
+            let prober = Prober::start((run.place.address, probe::PORT).into(), reach.clone())
+                .context("cannot probe the ways to other servers")?;
+            let following = Following {
+                links: Links::new(backend.clone(), private_key.clone()),
+                own: private_key.public(),
+                node: node.name.clone(),
+                replica: replica.clone(),
+                peers: peers.clone(),
+                prober,
+            };
+            following.start()?;
+            Some(backend)
         }
         None => None,
     };
@@ -168,72 +177,11 @@ async fn serve(
     kept.end().await
 }
 
-/// Begins to carry, and goes on following the catalogue beside the async threads, which must not wait for it.
-async fn carry(
-    made: Made,
-    routes: &Routes,
-    private_key: &PrivateKey,
-    node: &NodeFile,
-    place: &Place,
-    (replica, reach, peers): (&ReplicaHandle, &Arc<ArcSwap<Reachability>>, &Arc<ArcSwap<Wanted>>),
-) -> anyhow::Result<Arc<dyn Backend>> {
+/// Begins to carry packets.
+fn carry(made: Made) -> anyhow::Result<Arc<dyn Backend>> {
     let opened = made.start().context("cannot begin to carry packets in the mesh")?;
     tracing::info!(backend = %opened.backend.kind(), reason = opened.reason, port = opened.backend.listen_port(), "part of the mesh");
-    let backend: Arc<dyn Backend> = Arc::from(opened.backend);
-    routes.lead_into_link().await?;
-    let prober = Prober::start((place.address, probe::PORT).into(), reach.clone())
-        .context("cannot probe the ways to other servers")?;
-    let following = Following {
-        links: Links::new(backend.clone(), private_key.clone()),
-        own: private_key.public(),
-        node: node.clone(),
-        replica: replica.clone(),
-        peers: peers.clone(),
-        prober,
-    };
-    let runtime = tokio::runtime::Handle::current();
-    std::thread::Builder::new()
-        .name("net-links".to_owned())
-        .spawn(move || following.run(&runtime))
-        .context("cannot follow the catalogue")?;
-    Ok(backend)
-}
-
-/// What keeps peers and addresses as the catalogue has them.
-struct Following {
-    links: Links,
-    own: atoll_mesh::PublicKey,
-    node: NodeFile,
-    replica: ReplicaHandle,
-    /// What the link has, for whoever wants to know.
-    peers: Arc<ArcSwap<Wanted>>,
-    prober: Prober,
-}
-
-impl Following {
-    fn run(mut self, runtime: &tokio::runtime::Handle) {
-        let mut changes = self.replica.subscribe();
-        loop {
-            let began = std::time::Instant::now();
-            changes.mark_unchanged();
-            let want = wanted(&self.replica.snapshot(), &self.node.name, self.own);
-            self.prober.set_targets(want.targets());
-            self.peers.store(Arc::new(Wanted { peers: want.peers.clone(), ..Wanted::default() }));
-            let failed = self.links.follow(want).inspect_err(|error| {
-                tracing::error!(error = error as &dyn std::error::Error, "the mesh is not as the catalogue wants it");
-            });
-            std::thread::sleep(FIRST_PAUSE + began.elapsed() * PAUSE_FACTOR);
-            if failed.is_err() {
-                std::thread::sleep(REACH_EVERY);
-            } else if !next(runtime, &mut changes) {
-                return;
-            }
-        }
-    }
-}
-
-fn next(runtime: &tokio::runtime::Handle, changes: &mut watch::Receiver<u64>) -> bool {
-    runtime.block_on(changes.changed()).is_ok()
+    Ok(Arc::from(opened.backend))
 }
 
 /// Answers at both sockets of one address.
