@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 # What each is for stands in docs/development.md.
 packages=(
     iproute2 nftables           # machines' networks, the lab
+    iputils-ping                # packets that are counted, in trials
     bird2                       # BGP in the lab's routers and under the guard
     busybox-static              # smallest possible root for driver tests
     skopeo buildah umoci        # foreign image tools that must work with our registry

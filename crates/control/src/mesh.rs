@@ -86,6 +86,11 @@ fn findings(servers: &[MeshServer], now: u64) -> Vec<MeshFinding> {
                 // Why is said where it is looked at.
                 continue;
             }
+            if let Some(until) = way.and_then(|way| way.secret_until).filter(|until| *until < now) {
+                let problem = format!("has shared its secret with it {} min too long", (now - until) / 60);
+                let advice = "see whether the two reach each other at port 4285; its log says why there is no new one";
+                say(Some(other), problem, advice.to_owned());
+            }
             if let Some((problem, advice)) = trouble(way, back(&reports, other, &server.node), report.port) {
                 say(Some(other), problem, advice);
             }
@@ -135,6 +140,7 @@ mod tests {
             node: node.parse().unwrap(),
             endpoint: Some("192.0.2.1:51820".parse().unwrap()),
             last_handshake: Some(NOW - 60),
+            secret_until: Some(NOW + 60),
             reachable: true,
             round_trip_ms: 10.0,
             loss: 0.0,
@@ -186,6 +192,16 @@ mod tests {
         );
         let lossy = MeshWay { loss: 0.1, ..way("b") };
         assert_eq!(told(&[server("a", vec![lossy]), server("b", vec![way("a")])]), ["a -> b: loses 10 % of probes"]);
+    }
+
+    #[test]
+    fn a_secret_that_outlives_its_certificate_is_named() {
+        let old = MeshWay { secret_until: Some(NOW - 600), ..way("b") };
+        let none = MeshWay { secret_until: None, ..way("a") };
+        assert_eq!(
+            told(&[server("a", vec![old]), server("b", vec![none])]),
+            ["a -> b: has shared its secret with it 10 min too long"]
+        );
     }
 
     #[test]

@@ -280,9 +280,13 @@ impl Control {
 /// What a server says of where it is found, if it makes sense.
 fn network_of(request: &EnterNetworkRequest) -> ControlResult<NodeNetwork> {
     let mesh = request.mesh.as_ref().map(|end| {
-        let port = u16::try_from(end.port).ok().filter(|port| *port > 0);
-        let port = port.ok_or_else(|| ControlError::invalid(format!("{} is no UDP port", end.port)))?;
-        ControlResult::Ok(NodeMesh { public_key: mesh_key(&end.public_key)?, port })
+        let port = |number: u32| {
+            let port = u16::try_from(number).ok().filter(|port| *port > 0);
+            port.ok_or_else(|| ControlError::invalid(format!("{number} is no port")))
+        };
+        // A net process of an earlier version has none.
+        let rpc_port = Some(end.rpc_port).filter(|number| *number > 0).map(port).transpose()?;
+        ControlResult::Ok(NodeMesh { public_key: mesh_key(&end.public_key)?, port: port(end.port)?, rpc_port })
     });
     let address = |text: &String| {
         text.parse::<IpAddr>().map_err(|_| ControlError::invalid(format!("the public address {text:?} is none")))

@@ -57,6 +57,7 @@ pub fn node_row(node: &Node) -> Row {
         mesh: node.network.mesh.as_ref().zip(node.backhaul).map(|(mesh, backhaul)| MeshEnd {
             public_key: mesh.public_key.clone(),
             endpoint: SocketAddr::new(backhaul.ip(), mesh.port),
+            rpc: mesh.rpc_port.map(|port| SocketAddr::new(backhaul.ip(), port)),
         }),
     })
 }

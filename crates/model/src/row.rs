@@ -224,6 +224,9 @@ pub struct MeshEnd {
     pub public_key: String,
     /// UDP.
     pub endpoint: SocketAddr,
+    /// TCP: where its net process talks to those of others; none of an earlier version's.
+    #[serde(default)]
+    pub rpc: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]

@@ -434,6 +434,10 @@ pub struct MeshWay {
     /// When keys were last agreed on, in seconds since 1970; absent if never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handshake: Option<u64>,
+    /// When the certificate ends under which the secret was made that both share, in seconds since 1970; absent
+    /// before the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_until: Option<u64>,
     /// It answers probes.
     pub reachable: bool,
     /// Smoothed, in milliseconds.

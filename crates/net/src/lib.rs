@@ -1,5 +1,6 @@
 //! A server's private network: what the catalogue says, turned into peers and addresses of the mesh
-//! ([`peers`], [`links`]), and into this host's routes ([`routes`]).
+//! ([`peers`], [`links`]), and into this host's routes ([`routes`]); and the secrets that it shares with
+//! other servers ([`secrets`]).
 //!
 //! Decisions are pure functions of a snapshot. This crate knows neither who keeps the catalogue nor what
 //! is carried; machines' own interfaces and the packet filter are the worker's.
@@ -10,5 +11,6 @@ pub mod peers;
 mod place;
 pub mod resolvers;
 pub mod routes;
+pub mod secrets;
 
 pub use place::Place;

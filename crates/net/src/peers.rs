@@ -28,6 +28,8 @@ pub struct Peer {
     pub node: NodeName,
     /// Where it said it listens; it may speak from elsewhere.
     pub endpoint: SocketAddr,
+    /// Where its net process talks to ours.
+    pub rpc: Option<SocketAddr>,
 }
 
 /// Makes it of the catalogue, for the server `here` with the key `own`.
@@ -51,7 +53,7 @@ pub fn wanted(catalogue: &Snapshot, here: &NodeName, own: PublicKey) -> Wanted {
             }
         };
         keys.insert(&node.name, key);
-        wanted.peers.insert(key, Peer { node: node.name.clone(), endpoint: end.endpoint });
+        wanted.peers.insert(key, Peer { node: node.name.clone(), endpoint: end.endpoint, rpc: end.rpc });
         wanted.addresses.insert(node_address(&key.0), key);
     }
     for network in carried(catalogue, here) {

@@ -21,6 +21,9 @@ pub mod proto {
     pub mod control {
         tonic::include_proto!("atoll.control.v1");
     }
+    pub mod mesh {
+        tonic::include_proto!("atoll.mesh.v1");
+    }
     pub mod place {
         tonic::include_proto!("atoll.place.v1");
     }

@@ -15,6 +15,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0004_moves.sql"),
     include_str!("../migrations/0005_node_network.sql"),
     include_str!("../migrations/0006_addresses.sql"),
+    include_str!("../migrations/0007_mesh_rpc.sql"),
 ];
 
 /// What this program's records look like.

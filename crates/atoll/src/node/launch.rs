@@ -38,6 +38,7 @@ pub struct RunFile {
     /// Where this server really listens, also where an option said port 0.
     pub backhaul: SocketAddr,
     pub worker_rpc: SocketAddr,
+    pub mesh_rpc: SocketAddr,
     pub place: Place,
 }
 
@@ -154,6 +155,8 @@ pub async fn launch(
 
     let place = setup::private_place(&state, &node, &server)?;
     let mut sockets = Inherited::default();
+    sockets.add("mesh-rpc", sockets::bind("mesh-rpc", server.mesh_rpc)?);
+    let mesh_rpc = sockets.address("mesh-rpc").context("the mesh-rpc socket has no address")?;
     let (udp, tcp) = sockets::bind_dns((place.address, 53).into())?;
     sockets.add("names-udp", udp);
     sockets.add("names-tcp", tcp);
@@ -172,6 +175,7 @@ pub async fn launch(
     let run_file = RunFile {
         backhaul: bound(&ready.backhaul)?,
         worker_rpc: bound(&ready.worker_rpc)?,
+        mesh_rpc,
         server: server.clone(),
         control: control.clone(),
         place,

@@ -46,6 +46,10 @@ pub struct ServerOptions {
     #[arg(long, env = "ATOLL_MESH_PORT", default_value_t = 51820)]
     pub mesh_port: u16,
 
+    /// Servers' private network: where those of other servers talk to this one's, mutual TLS
+    #[arg(long, env = "ATOLL_MESH_RPC", default_value = "0.0.0.0:4285")]
+    pub mesh_rpc: SocketAddr,
+
     /// Where users reach this server's edge, for public DNS; may be repeated [default: where other nodes reach it]
     #[arg(long, env = "ATOLL_PUBLIC_ADDRESS", value_delimiter = ',')]
     pub public_address: Vec<std::net::IpAddr>,

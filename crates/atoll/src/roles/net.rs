@@ -5,6 +5,7 @@ mod following;
 mod metrics;
 mod public;
 mod report;
+mod secrets;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use atoll_catalogue::watch::ReplicaHandle;
 use atoll_dns::forward::Forwarder;
 use atoll_dns::internal::{Here, Internal, Recursion, View};
 use atoll_dns::serve::{Allowance, Server};
+use atoll_keyring::{FileKeys, Keyring};
 use atoll_mesh::probe::{self, Prober};
 use atoll_mesh::{Backend, Made, MeshError, PrivateKey, Settings, kernel, link_mtu};
 use atoll_model::reach::Reachability;
@@ -28,15 +30,19 @@ use atoll_model::row::NodeRow;
 use atoll_net::links::Links;
 use atoll_net::peers::Wanted;
 use atoll_net::routes::Routes;
+use atoll_net::secrets::End;
+use atoll_net::secrets::held::Secrets;
 use atoll_net::{Place, key, resolvers};
 use atoll_rpc::channel::connect;
 use atoll_rpc::identity::{Expected, Role};
 use atoll_rpc::proto::control::nodes_client::NodesClient;
 use atoll_rpc::proto::control::{EnterNetworkRequest, MeshEnd};
+use atoll_rpc::server::accept;
 
 use self::following::Following;
 use self::public::PublicZones;
 use self::report::Reporter;
+use self::secrets::{Agreement, Leading, MeshService};
 use super::renewal::renew_forever;
 use super::replica::{Kept, SAVE_EVERY};
 use super::{Common, asked_to_end, runtime};
@@ -105,14 +111,16 @@ async fn serve(
     routes.prepare().await?;
     let reach = Arc::new(ArcSwap::<Reachability>::default());
     let peers = Arc::new(ArcSwap::<Wanted>::default());
+    let secrets = Arc::new(open_secrets(&state.role("net"))?);
     let backend = match made {
         Some(made) => {
             let backend = carry(made)?;
             routes.lead_into_link().await?;
+            secrets.lead_into(backend.clone());
             let prober = Prober::start((run.place.address, probe::PORT).into(), reach.clone())
                 .context("cannot probe the ways to other servers")?;
             let following = Following {
-                links: Links::new(backend.clone(), private_key.clone()),
+                links: Links::new(backend.clone(), private_key.clone(), secrets.clone()),
                 own: private_key.public(),
                 node: node.name.clone(),
                 replica: replica.clone(),
@@ -128,16 +136,30 @@ async fn serve(
         mesh: backend.as_ref().map(|backend| MeshEnd {
             public_key: private_key.public().to_string(),
             port: u32::from(backend.listen_port()),
+            rpc_port: u32::from(run.mesh_rpc.port()),
         }),
         public_addresses: run.server.public_address.iter().map(ToString::to_string).collect(),
     };
     tokio::spawn(stay_entered(entered, node.clone(), control.clone(), replica.clone()));
 
+    let mut serving = JoinSet::new();
+    let mesh_rpc = sockets::tokio_listener(&mut handed, "mesh-rpc")?;
+    if backend.is_some() {
+        let own = End { node: node.name.clone(), key: private_key.public() };
+        let agreement = Agreement { own, secrets: secrets.clone(), peers: peers.clone(), live: live.clone() };
+        tokio::spawn(Leading { agreement: agreement.clone(), reach: reach.clone() }.run());
+        let connections = accept(mesh_rpc, live.server_config(false)?, live.trust().clone());
+        let server = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .add_service(MeshService::server(agreement))
+            .serve_with_incoming(connections);
+        serving.spawn(async { server.await.map_err(std::io::Error::other) });
+    }
+
     let stop = CancellationToken::new();
     let here = Here { node: node.name.clone(), region: node.region };
     let names = Names { replica: replica.clone(), reach: reach.clone(), here };
     let internal = Arc::new(Internal::new(names.view(), recursion(Path::new(RESOLV_CONF))));
-    let mut serving = JoinSet::new();
     let server = Server::new(internal.clone(), Allowance::PRIVATE);
     let counters = server.counters();
     answer(&mut serving, server, &mut handed, ["names-udp", "names-tcp"], &stop)?;
@@ -155,6 +177,7 @@ async fn serve(
             backend: backend.clone(),
             peers,
             reach: reach.clone(),
+            secrets,
             live: live.clone(),
             mtu: link_mtu(UNDERLAY_MTU),
         };
@@ -169,7 +192,7 @@ async fn serve(
     loop {
         tokio::select! {
             ended = &mut ended => break ended?,
-            Some(ended) = serving.join_next() => ended?.context("DNS is not served any more")?,
+            Some(ended) = serving.join_next() => ended?.context("DNS or other servers are not answered any more")?,
             _ = save.tick() => kept.save(),
         }
     }
@@ -182,6 +205,12 @@ fn carry(made: Made) -> anyhow::Result<Arc<dyn Backend>> {
     let opened = made.start().context("cannot begin to carry packets in the mesh")?;
     tracing::info!(backend = %opened.backend.kind(), reason = opened.reason, port = opened.backend.listen_port(), "part of the mesh");
     Ok(Arc::from(opened.backend))
+}
+
+/// The secrets that an earlier process shared with other servers.
+fn open_secrets(folder: &Path) -> anyhow::Result<Secrets> {
+    let keys = FileKeys::open_or_create(&folder.join("root.key")).context("cannot open the key of the net process")?;
+    Ok(Secrets::open(&folder.join("secrets"), Keyring::new(Arc::new(keys))))
 }
 
 /// Answers at both sockets of one address.
@@ -225,7 +254,11 @@ fn says(row: &NodeRow, entered: &EnterNetworkRequest) -> bool {
     };
     // Where none was said, control puts one.
     let addresses = row.public_addresses.iter().map(ToString::to_string);
-    mesh && (entered.public_addresses.is_empty() || addresses.eq(entered.public_addresses.iter().cloned()))
+    let rpc = match (&row.mesh, &entered.mesh) {
+        (Some(known), Some(own)) => known.rpc.is_some_and(|rpc| u32::from(rpc.port()) == own.rpc_port),
+        _ => true,
+    };
+    mesh && rpc && (entered.public_addresses.is_empty() || addresses.eq(entered.public_addresses.iter().cloned()))
 }
 
 /// Names outside the private network, asked of whom this host asks.

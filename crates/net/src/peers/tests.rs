@@ -23,6 +23,7 @@ fn node(name: &str, mesh: Option<u8>, state: NodeState) -> Row {
         mesh: mesh.map(|number| MeshEnd {
             public_key: key(number).to_string(),
             endpoint: ([192, 0, 2, number], 51820).into(),
+            rpc: Some(([192, 0, 2, number], 4285).into()),
         }),
     })
 }
@@ -128,7 +129,7 @@ fn state() -> impl Strategy<Value = Wanted> {
         };
         let endpoint = |at: u8| ([192, 0, 2, at], 51820).into();
         let peer = |(number, at): (u8, u8)| {
-            (key(number), Peer { node: format!("n{number}").parse().unwrap(), endpoint: endpoint(at) })
+            (key(number), Peer { node: format!("n{number}").parse().unwrap(), endpoint: endpoint(at), rpc: None })
         };
         let addresses = addresses.into_iter().filter_map(owned).collect();
         Wanted { addresses, peers: peers.into_iter().map(peer).collect() }
@@ -145,7 +146,7 @@ fn perform(have: &Wanted, steps: Steps, names: &Wanted) -> Wanted {
     for new in steps.new {
         assert!(new.allowed.is_empty());
         let node = names.peers[&new.public_key].node.clone();
-        link.peers.insert(new.public_key, Peer { node, endpoint: new.endpoint.unwrap() });
+        link.peers.insert(new.public_key, Peer { node, endpoint: new.endpoint.unwrap(), rpc: None });
     }
     for (key, endpoint) in steps.moved {
         link.peers.get_mut(&key).unwrap().endpoint = endpoint;

@@ -77,6 +77,8 @@ pub struct NodeMesh {
     pub public_key: String,
     /// UDP.
     pub port: u16,
+    /// TCP: where its net process talks to others.
+    pub rpc_port: Option<u16>,
 }
 
 /// What a node says about itself while it is connected.
@@ -110,11 +112,11 @@ fn node(row: &Row) -> Result<Node, StoreError> {
 }
 
 fn network(row: &Row) -> Result<NodeNetwork, StoreError> {
-    let (public_key, port) = (row.text_opt("mesh_key")?, row.unsigned_opt("mesh_port")?);
-    let port = port.and_then(|port| u16::try_from(port).ok());
+    let port = |column| Ok::<_, StoreError>(row.unsigned_opt(column)?.and_then(|port| u16::try_from(port).ok()));
+    let (public_key, mesh_port, rpc_port) = (row.text_opt("mesh_key")?, port("mesh_port")?, port("mesh_rpc_port")?);
     let addresses = row.text_opt("public_addresses")?.unwrap_or_default();
     Ok(NodeNetwork {
-        mesh: public_key.zip(port).map(|(public_key, port)| NodeMesh { public_key, port }),
+        mesh: public_key.zip(mesh_port).map(|(public_key, port)| NodeMesh { public_key, port, rpc_port }),
         public_addresses: addresses.split_ascii_whitespace().filter_map(|address| address.parse().ok()).collect(),
     })
 }
@@ -214,11 +216,13 @@ impl WriteTx {
             }
         }
         let addresses: Vec<String> = network.public_addresses.iter().map(ToString::to_string).collect();
-        let sql = "UPDATE nodes SET mesh_key = $2, mesh_port = $3, public_addresses = $4, updated_at = $5
+        let sql = "UPDATE nodes SET mesh_key = $2, mesh_port = $3, mesh_rpc_port = $4, public_addresses = $5,
+                   updated_at = $6
                    WHERE name = $1 AND state IN ('active', 'draining')";
         let mesh = network.mesh.as_ref();
         let (key, port) = (mesh.map(|mesh| mesh.public_key.as_str()), mesh.map(|mesh| u64::from(mesh.port)));
-        self.execute(sql, params![name, key, port, addresses.join(" "), now_ms]).await?;
+        let rpc_port = mesh.and_then(|mesh| mesh.rpc_port).map(u64::from);
+        self.execute(sql, params![name, key, port, rpc_port, addresses.join(" "), now_ms]).await?;
         self.node_fetch(name).await
     }
 

@@ -66,7 +66,7 @@ pub async fn no_two_nodes_have_the_same_mesh_key(store: &Store) {
         enrol(store, &new_node(name)).await.unwrap();
     }
     let enter = async |name: &str, key: &str, port| {
-        let mesh = Some(NodeMesh { public_key: key.to_owned(), port });
+        let mesh = Some(NodeMesh { public_key: key.to_owned(), port, rpc_port: Some(4285) });
         let public_addresses = vec![parsed("192.0.2.1"), parsed("2001:db8::1")];
         let (name, network) = (&parsed::<NodeName>(name), &NodeNetwork { mesh, public_addresses });
         let node = store.write(|tx| async move { tx.node_set_network(name, network, NOW).await }).await?;

@@ -14,7 +14,7 @@ use atoll_trial::wait::until;
 use crate::support::trial;
 
 /// A second host that is no server yet.
-const PAIR: &str = r#"
+pub const PAIR: &str = r#"
 [[host]]
 name = "ams"
 city = "ams"

@@ -11,6 +11,7 @@ use atoll_mesh::Backend;
 use atoll_model::reach::Reachability;
 use atoll_model::wire::{MeshReport, MeshWay};
 use atoll_net::peers::Wanted;
+use atoll_net::secrets::held::Secrets;
 use atoll_rpc::tls::LiveIdentity;
 
 use super::MESH_PATH;
@@ -21,6 +22,7 @@ pub struct Reporter {
     /// Who the link's peers are.
     pub peers: Arc<ArcSwap<Wanted>>,
     pub reach: Arc<ArcSwap<Reachability>>,
+    pub secrets: Arc<Secrets>,
     pub live: Arc<LiveIdentity>,
     pub mtu: u16,
 }
@@ -57,6 +59,7 @@ impl Reporter {
                     node: peer.node.clone(),
                     endpoint: status.endpoint,
                     last_handshake: handshake.map(|since| since.as_secs()),
+                    secret_until: self.secrets.leader_until(status.public_key),
                     reachable: path.is_some_and(|path| path.reachable),
                     round_trip_ms: path.map_or(0.0, |path| path.round_trip.as_secs_f64() * 1e3),
                     loss: path.map_or(0.0, |path| path.loss),
