@@ -1,17 +1,20 @@
 //! From a fault to the route gone in the neighbouring router's kernel, detection included.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use http::Method;
 use serde_json::json;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
+use atoll_lab::Host;
 use atoll_lab::routes::RouteWatch;
 use atoll_model::MachineState;
 use atoll_model::wire::AddressPoolRequest;
-use atoll_trial::guard::{APP_ADDRESS, Guard, PREFIX, WORLD, changed_within, is_about, time_until_gone};
+use atoll_trial::guard::{APP_ADDRESS, BFD_MS, Guard, PREFIX, WORLD, changed_within, is_about, time_until_gone};
 use atoll_trial::platform::{MachineSpec, Origin, Platform, Role};
+use atoll_trial::programs::load_generator;
 use atoll_trial::wait::until;
 
 use crate::figure::{Figure, Figures, Samples};
@@ -24,6 +27,9 @@ const QUIET: Duration = Duration::from_secs(1);
 const FULL_CPU: Duration = Duration::from_secs(600);
 /// Threads in the node's host that compute for nothing.
 const BURDEN: usize = 16;
+/// Crowds that ask the edge from beside it, each faster than it can answer, without waiting for answers.
+const CROWDS: usize = 3;
+const CROWD_RATE: &str = "20000";
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy)]
@@ -64,7 +70,7 @@ pub async fn run() -> anyhow::Result<Figures> {
     figures.push(("unwanted_withdrawals", Figure::new(unwanted, "").held_to(0.0, 0.0)));
     match scene.overloads().await? {
         Some(lowered) => figures.push(("overloaded_preference_p50_ms", Figure::new(lowered.p50(), "ms"))),
-        None => eprintln!("the edge answers in time beside {BURDEN} threads that compute: no preference to lower"),
+        None => eprintln!("the edge answers probes in time beside {CROWDS} crowds: no preference to lower"),
     }
     let (announced, withdrawn) = scene.machines().await?;
     figures.push(("announce_on_machine_healthy_p50_ms", Figure::new(milliseconds(announced).p50(), "ms")));
@@ -133,8 +139,35 @@ impl Scene {
                 time_until_gone(watch, PREFIX.0, async || guard.signal(bird, "KILL").await).await?
             }
         };
-        guard.announced().await?;
+        self.guarded().await?;
         Ok(taken)
+    }
+
+    /// Waits until the place is announced and its link is looked after: BFD begins with one question a second,
+    /// in both directions, and a fault in that first second or two is noticed that much later.
+    async fn guarded(&self) -> anyhow::Result<()> {
+        self.guard.announced().await?;
+        let own = self.platform.host("ams")?.ipv4()?.to_string();
+        // Its own pace, and three times the other's.
+        let paces = [1, 3].map(|times| format!("{:.3}", f64::from(times * BFD_MS) / 1e3));
+        until("both ends look for each other at full pace", LIMIT, async || {
+            let sessions = self.ask_neighbour(&["show", "bfd", "sessions"]).await?;
+            // Address, interface, state, since, interval, timeout.
+            let mut told = sessions.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let guarded =
+                told.any(|words| words.len() == 6 && (words[0], words[2]) == (&own, "Up") && words[4..] == paces);
+            ensure!(guarded, "{sessions}");
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// What the neighbour's routing daemon answers.
+    async fn ask_neighbour(&self, question: &[&str]) -> anyhow::Result<String> {
+        let socket = self.platform.host("east")?.disk()?.with_file_name("bgp").join("bird.sock");
+        let output = Command::new("/usr/sbin/birdc").arg("-s").arg(&socket).args(question).output().await?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// How often events that concern nobody's traffic withdrew the place.
@@ -160,18 +193,17 @@ impl Scene {
         Ok(withdrawn)
     }
 
-    /// From the beginning of a burden until the neighbour knows of a longer path; none if the edge does not mind
-    /// the burden.
+    /// From the coming of crowds until the neighbour knows of a longer path; none if the edge does not mind them.
     async fn overloads(&mut self) -> anyhow::Result<Option<Samples>> {
         let host = self.platform.host("ams")?;
         let mut lowered = Vec::new();
         for _ in 0..RUNS {
             self.prepended(false).await?;
             let began = Instant::now();
-            host.overload(BURDEN).await?;
+            let crowds: Vec<_> = (0..CROWDS).map(|_| crowd(&host)).collect::<anyhow::Result<_>>()?;
             let noticed = self.prepended(true).await;
             let taken = began.elapsed();
-            host.overload(0).await?;
+            drop(crowds);
             if noticed.is_err() {
                 return Ok(None);
             }
@@ -182,12 +214,9 @@ impl Scene {
 
     /// Waits until the path that the neighbour has is longer than one, or is not.
     async fn prepended(&self, wanted: bool) -> anyhow::Result<()> {
-        let socket = self.platform.host("east")?.disk()?.with_file_name("bgp").join("bird.sock");
         until("the preference is as wanted", LIMIT, async || {
-            let mut command = Command::new("/usr/sbin/birdc");
-            command.arg("-s").arg(&socket).args(["show", "route", "all", "for", &PREFIX.0.to_string()]);
-            let output = command.output().await?;
-            let prepended = String::from_utf8_lossy(&output.stdout).contains("65001 65001");
+            let routes = self.ask_neighbour(&["show", "route", "all", "for", &PREFIX.0.to_string()]).await?;
+            let prepended = routes.contains("65001 65001");
             ensure!(prepended == wanted, "prepended: {prepended}");
             Ok(())
         })
@@ -239,6 +268,13 @@ impl Scene {
         host.overload(0).await?;
         Ok(alarms)
     }
+}
+
+/// Users who ask the edge of this host for an app that does not exist; they leave when this is dropped.
+fn crowd(host: &Host) -> anyhow::Result<Child> {
+    let mut command = host.command(load_generator()?)?;
+    command.args(["127.0.0.1:80", "nobody.invalid", "--rate", CROWD_RATE]);
+    Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(host.log("crowd")?).kill_on_drop(true).spawn()?)
 }
 
 /// Whether the route was deleted within a time.

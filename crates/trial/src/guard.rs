@@ -71,7 +71,7 @@ b = "berlin"
 pub const ANNOUNCED_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often neighbours look for each other here.
-const BFD_MS: u32 = 60;
+pub const BFD_MS: u32 = 60;
 
 /// A guard that runs in a node's host.
 pub struct Guard {
@@ -238,7 +238,8 @@ async fn time_until(
 ) -> anyhow::Result<Duration> {
     let began = Instant::now();
     act().await?;
-    let change = watch.until(Duration::from_secs(20), wanted).await?;
+    // What was told before is of another event.
+    let change = watch.until(Duration::from_secs(20), |change| change.at >= began && wanted(change)).await?;
     Ok(change.at.saturating_duration_since(began))
 }
 
