@@ -82,7 +82,7 @@ impl Bench {
             Self::Withdrawal => withdrawal::run().await,
             Self::WithdrawalUnderLoad => withdrawal::under_load().await,
             // Blocks on programs and sockets in namespaces; nothing else runs meanwhile.
-            Self::Mesh => tokio::task::spawn_blocking(mesh::run).await?,
+            Self::Mesh => mesh::run().await,
             Self::Isolation => tokio::task::spawn_blocking(isolation::run).await?,
             Self::Lifecycle => lifecycle::run().await,
             Self::Failover => failover::run().await,

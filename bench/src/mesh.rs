@@ -3,6 +3,7 @@
 //! segmentation does not: every datagram is made.
 
 mod ends;
+mod identity;
 mod rtt;
 
 use std::process::Command;
@@ -31,7 +32,17 @@ struct Round {
     changes_s: Option<f64>,
 }
 
-pub fn run() -> anyhow::Result<Figures> {
+pub async fn run() -> anyhow::Result<Figures> {
+    let mut figures = tokio::task::spawn_blocking(tunnels).await??;
+    let lost = identity::rotation().await? as f64;
+    figures.push(("rotation_lost_packets", Figure::new(lost, "").held_to(0.0, 0.0)));
+    let longest = identity::revocation().await?.percentile(100.0);
+    figures.push(("revocation_s", Figure::new(longest, "s").held_to(5.0, 5.0)));
+    Ok(figures)
+}
+
+/// Our tunnel beside others.
+fn tunnels() -> anyhow::Result<Figures> {
     let cable = Cable::lay()?;
     let mut plain = Vec::new();
     let mut rounds: [Vec<Round>; 3] = Default::default();

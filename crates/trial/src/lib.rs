@@ -7,6 +7,7 @@
 //! - [`lifecycle`]: a request from the name to the answer, where BGP leads it
 //! - [`demo`]: the demonstration
 //! - [`faults`]: what the death of each process may cost; [`persist`]: whoever notices
+//! - [`private`]: two servers whose machines talk to each other, and how many packets that costs
 //! - [`slow_link`]: what the demo and a test do to a link
 //! - [`wait`], [`programs`]: conditions and files
 
@@ -17,6 +18,7 @@ pub mod lifecycle;
 pub mod load;
 pub mod persist;
 pub mod platform;
+pub mod private;
 pub mod programs;
 pub mod slow_link;
 pub mod visit;

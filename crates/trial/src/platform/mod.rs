@@ -52,6 +52,19 @@ city = "Osaka"
 role = "client"
 "#;
 
+/// One region, and a second host that is no server yet.
+pub const PAIR: &str = r#"
+[[host]]
+name = "ams"
+city = "ams"
+role = "node"
+
+[[host]]
+name = "late"
+city = "nrt"
+role = "client"
+"#;
+
 /// One region with a client near it.
 pub const ONE_REGION: &str = r#"
 [[host]]

@@ -207,8 +207,15 @@ impl Node {
 
     /// Runs a program of the host in the network of a machine that runs here.
     pub async fn in_machine(&self, machine: &str, program: &str, arguments: &[&str]) -> anyhow::Result<Output> {
+        Ok(self.command_in_machine(machine, program, arguments)?.stdin(Stdio::null()).output().await?)
+    }
+
+    /// The same, to be started.
+    pub fn command_in_machine(&self, machine: &str, program: &str, arguments: &[&str]) -> anyhow::Result<Command> {
         let script = r#"exec nsenter --net="$(ls -d /run/netns/*-"$0")" "$@""#;
-        self.run("sh", &[&["-c", script, machine, program], arguments].concat()).await
+        let mut command = self.host.command("sh")?;
+        command.args(["-c", script, machine, program]).args(arguments);
+        Ok(command)
     }
 
     async fn found(&self, script: &str, machine: &str, what: &str) -> anyhow::Result<u32> {

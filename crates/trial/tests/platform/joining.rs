@@ -7,24 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use atoll_model::MachineState;
-use atoll_trial::platform::{MachineSpec, Node, Origin, Platform, SOON, see};
+use atoll_trial::platform::{MachineSpec, Node, Origin, PAIR, Platform, SOON, see};
 use atoll_trial::visit::Ask;
 use atoll_trial::wait::until;
 
 use crate::support::trial;
-
-/// A second host that is no server yet.
-pub const PAIR: &str = r#"
-[[host]]
-name = "ams"
-city = "ams"
-role = "node"
-
-[[host]]
-name = "late"
-city = "nrt"
-role = "client"
-"#;
 
 /// Starts a server that must fail; gives what it said.
 async fn refused(node: &Node, origin: &Origin) -> anyhow::Result<String> {
