@@ -19,6 +19,8 @@ use crate::identity::Identity;
 /// Life of a node's certificate; it is renewed at half of it.
 pub const NODE_CERTIFICATE_LIFE: Duration = Duration::from_secs(3600);
 const INTERMEDIATE_LIFE: Duration = Duration::from_secs(365 * 86_400);
+/// With less than this left the root signs the intermediate again, when the authority is opened.
+const INTERMEDIATE_LEFT: Duration = Duration::from_secs(240 * 86_400);
 const ROOT_LIFE: Duration = Duration::from_secs(20 * 365 * 86_400);
 /// Certificates begin this long before now, so that a peer whose clock is a little behind accepts them;
 /// short-lived ones a twelfth of their life, so that half of it still lies ahead.
@@ -94,12 +96,37 @@ impl Authority {
             })
         };
         let root_pem = read("root.pem")?;
-        let intermediate_pem = read("intermediate.pem")?;
+        let mut intermediate_pem = read("intermediate.pem")?;
         let corrupt = |name: &str, reason: String| CaError::Corrupt { path: path(name), reason };
         let root_der = CertificateDer::from_pem_slice(root_pem.as_bytes())
             .map_err(|error| corrupt("root.pem", error.to_string()))?;
         let key = KeyPair::from_pem(&read("intermediate.key")?)
             .map_err(|error| corrupt("intermediate.key", error.to_string()))?;
+        let ends = not_after(&intermediate_pem).map_err(|reason| corrupt("intermediate.pem", reason))?;
+        let left = ends.saturating_sub(now_unix);
+        if left < INTERMEDIATE_LEFT.as_secs() {
+            match std::fs::read_to_string(path("root.key")) {
+                Ok(root_key) => {
+                    let root_key =
+                        KeyPair::from_pem(&root_key).map_err(|error| corrupt("root.key", error.to_string()))?;
+                    let root = Issuer::from_ca_cert_pem(&root_pem, root_key)
+                        .map_err(|error| corrupt("root.pem", error.to_string()))?;
+                    // The key stays, so that one file changes and a kill leaves either certificate.
+                    intermediate_pem = intermediate_params(platform, now_unix)?
+                        .signed_by(&key, &root)
+                        .map_err(make("the intermediate certificate"))?
+                        .pem();
+                    files::write_durably(&path("intermediate.pem"), intermediate_pem.as_bytes(), false)
+                        .map_err(|source| CaError::File { action: "write", path: path("intermediate.pem"), source })?;
+                }
+                Err(error) => tracing::warn!(
+                    days_left = left / 86_400,
+                    %error,
+                    "the authority's intermediate certificate needs the root's signature before it ends: put root.key \
+                     back beside it and start control again"
+                ),
+            }
+        }
         let issuer = Issuer::from_ca_cert_pem(&intermediate_pem, key)
             .map_err(|error| corrupt("intermediate.pem", error.to_string()))?;
         Ok(Self { root_der, root_pem, intermediate_pem, issuer, node_life: NODE_CERTIFICATE_LIFE })
@@ -135,7 +162,7 @@ impl Authority {
 
     fn make_intermediate(platform: &str, root: &Made, now_unix: u64) -> Result<Made, CaError> {
         let key = KeyPair::generate().map_err(make("the intermediate's key"))?;
-        let params = ca_params(&format!("Atoll {platform} intermediate"), now_unix, INTERMEDIATE_LIFE, 0)?;
+        let params = intermediate_params(platform, now_unix)?;
         let issuer = Issuer::from_params(&root.params, &root.key);
         let certificate = params.signed_by(&key, &issuer).map_err(make("the intermediate certificate"))?;
         Ok(Made { pem: certificate.pem(), key_pem: key.serialize_pem(), params, key })
@@ -216,6 +243,17 @@ fn ca_params(name: &str, now_unix: u64, life: Duration, path_length: u8) -> Resu
     Ok(params)
 }
 
+fn intermediate_params(platform: &str, now_unix: u64) -> Result<CertificateParams, CaError> {
+    ca_params(&format!("Atoll {platform} intermediate"), now_unix, INTERMEDIATE_LIFE, 0)
+}
+
+/// When a certificate ends, in Unix seconds; or why it cannot be read.
+fn not_after(pem: &str) -> Result<u64, String> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| error.to_string())?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|error| error.to_string())?;
+    Ok(u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0))
+}
+
 fn leaf_params(name: &str, now_unix: u64, life: Duration) -> Result<CertificateParams, CaError> {
     let mut params = common_params(name, now_unix, life)?;
     params.is_ca = IsCa::ExplicitNoCa;
@@ -277,6 +315,28 @@ mod tests {
         let (_, request) = signing_request().unwrap();
         let chain = authority.issue_node(&request, &identity(), NOW).unwrap();
         assert_eq!(chain.matches("BEGIN CERTIFICATE").count(), 3);
+    }
+
+    #[test]
+    fn the_root_signs_the_intermediate_again_long_before_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = || std::fs::read_to_string(dir.path().join("intermediate.pem")).unwrap();
+        let first = Authority::open(dir.path(), "0a", NOW).unwrap();
+        let before = kept();
+        Authority::open(dir.path(), "0a", NOW + 60 * 86_400).unwrap();
+        assert_eq!(kept(), before, "there is time");
+        let later = NOW + 200 * 86_400;
+        let second = Authority::open(dir.path(), "0a", later).unwrap();
+        assert_eq!(not_after(&kept()), Ok(later + INTERMEDIATE_LIFE.as_secs()));
+        assert_eq!(first.root_fingerprint(), second.root_fingerprint());
+
+        // Without the root's key it stays as it is and goes on signing.
+        std::fs::remove_file(dir.path().join("root.key")).unwrap();
+        let (before, latest) = (kept(), later + 300 * 86_400);
+        let third = Authority::open(dir.path(), "0a", latest).unwrap();
+        assert_eq!(kept(), before);
+        let (_, request) = signing_request().unwrap();
+        third.issue_node(&request, &identity(), latest).unwrap();
     }
 
     #[test]

@@ -69,6 +69,13 @@ impl IdentityMaterial {
         })
     }
 
+    /// Unix seconds before which the certificate was not valid, and so roughly when it was issued.
+    pub fn not_before(&self) -> Result<u64, IdentityError> {
+        let chain = parse_chain(&self.chain_pem)?;
+        let leaf = chain.first().ok_or_else(|| IdentityError::Unusable("there is no certificate".into()))?;
+        Ok(validity(leaf)?.0)
+    }
+
     pub fn roots(&self) -> Result<RootCertStore, IdentityError> {
         let mut store = RootCertStore::empty();
         for certificate in parse_chain(&self.roots_pem)? {
@@ -82,6 +89,15 @@ fn parse_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, IdentityError>
     CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|error| IdentityError::Unusable(format!("a certificate is not PEM: {error}")))
+}
+
+/// From when until when a certificate is valid, in Unix seconds.
+fn validity(certificate: &CertificateDer<'_>) -> Result<(u64, u64), IdentityError> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|error| IdentityError::Unusable(format!("the certificate cannot be read: {error}")))?;
+    let unix = |time: i64| u64::try_from(time).unwrap_or(0);
+    let validity = parsed.validity();
+    Ok((unix(validity.not_before.timestamp()), unix(validity.not_after.timestamp())))
 }
 
 struct Current {
@@ -114,20 +130,11 @@ impl LiveIdentity {
     fn certify(material: &IdentityMaterial, trust: &Trust) -> Result<Current, IdentityError> {
         let chain = parse_chain(&material.chain_pem)?;
         let leaf = chain.first().ok_or_else(|| IdentityError::Unusable("there is no certificate".into()))?;
-        let validity = x509_parser::parse_x509_certificate(leaf)
-            .map_err(|error| IdentityError::Unusable(format!("the certificate cannot be read: {error}")))?
-            .1
-            .validity()
-            .clone();
+        let (not_before, not_after) = validity(leaf)?;
         let key = PrivateKeyDer::from_pem_slice(material.key_pem.as_bytes())
             .map_err(|error| IdentityError::Unusable(format!("the key is not PEM: {error}")))?;
         let key = CertifiedKey::from_der(chain, key, &trust.provider())?;
-        let unix = |time: i64| u64::try_from(time).unwrap_or(0);
-        Ok(Current {
-            key: Arc::new(key),
-            not_before: unix(validity.not_before.timestamp()),
-            not_after: unix(validity.not_after.timestamp()),
-        })
+        Ok(Current { key: Arc::new(key), not_before, not_after })
     }
 
     /// Takes a renewed certificate into use; connections that are open stay.

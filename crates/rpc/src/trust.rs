@@ -4,11 +4,11 @@
 //! - **revoked**: dropped at once and everywhere, open connections included;
 //! - **expired**: enforced only while the authority is known to be alive. When control has not been
 //!   heard for a while nobody can renew, so expiry is judged as of the moment it was last heard:
-//!   a platform whose control is dead keeps working, for [`MAX_SILENCE`] at most.
+//!   a platform whose control is dead keeps working, for [`MAX_SILENCE`] at most. When it is back,
+//!   everybody has [`TIME_TO_RENEW`]; control itself grants that too, or nobody could ask it.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,6 +27,9 @@ use crate::identity::{Expected, Identity};
 
 /// Control that was heard within this time counts as alive.
 pub const AUTHORITY_FRESH: Duration = Duration::from_secs(90);
+/// How long certificates that ended in control's silence are excused once it is heard again: a process
+/// asks for a new one every quarter of a minute.
+pub const TIME_TO_RENEW: Duration = Duration::from_secs(120);
 /// How long expired certificates are excused when control stays silent.
 pub const MAX_SILENCE: Duration = Duration::from_secs(7 * 86_400);
 
@@ -42,6 +45,36 @@ fn judged_time(now: u64, authority_heard: u64, not_before: u64) -> u64 {
     now.min(frozen_at.max(not_before))
 }
 
+/// Control's signs of life, as this process heard them. Unix seconds.
+#[derive(Clone, Copy, Debug)]
+struct Hearing {
+    heard: u64,
+    /// It was silent until just now.
+    excuse: Option<Excuse>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Excuse {
+    /// When it was heard before its silence.
+    heard: u64,
+    until: u64,
+}
+
+impl Hearing {
+    fn hear(&mut self, now: u64) {
+        if now > self.heard + AUTHORITY_FRESH.as_secs() {
+            self.excuse = Some(Excuse { heard: self.heard, until: now + TIME_TO_RENEW.as_secs() });
+        }
+        self.heard = self.heard.max(now);
+    }
+
+    /// See [`judged_time`].
+    fn judged_time(&self, now: u64, not_before: u64) -> u64 {
+        let heard = self.excuse.filter(|excuse| now < excuse.until).map_or(self.heard, |excuse| excuse.heard);
+        judged_time(now, heard, not_before)
+    }
+}
+
 fn not_before(certificate: &CertificateDer<'_>) -> Result<u64, Error> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
         .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
@@ -53,19 +86,19 @@ pub struct Trust {
     platform: String,
     roots: ArcSwap<RootCertStore>,
     revoked: ArcSwap<HashSet<NodeName>>,
-    authority_heard: AtomicU64,
+    hearing: Mutex<Hearing>,
     open: Mutex<Vec<(Identity, Weak<CancellationToken>)>>,
     provider: Arc<CryptoProvider>,
 }
 
 impl Trust {
-    /// `authority_heard`: Unix seconds of the last sign of life of control; when in doubt, now.
+    /// `authority_heard`: Unix seconds of the last sign of life of control, as far as is known.
     pub fn new(platform: String, roots: RootCertStore, authority_heard: u64) -> Arc<Self> {
         Arc::new(Self {
             platform,
             roots: ArcSwap::from_pointee(roots),
             revoked: ArcSwap::default(),
-            authority_heard: AtomicU64::new(authority_heard),
+            hearing: Mutex::new(Hearing { heard: authority_heard, excuse: None }),
             open: Mutex::default(),
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
         })
@@ -82,11 +115,11 @@ impl Trust {
 
     /// Control gave a sign of life. Unix seconds; never goes back.
     pub fn authority_heard(&self, now: u64) {
-        self.authority_heard.fetch_max(now, Ordering::Relaxed);
+        self.hearing().hear(now);
     }
 
-    pub fn last_heard(&self) -> u64 {
-        self.authority_heard.load(Ordering::Relaxed)
+    fn hearing(&self) -> MutexGuard<'_, Hearing> {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces the list of revoked nodes and closes what is open to them.
@@ -114,7 +147,7 @@ impl Trust {
     }
 
     fn judged(&self, now: UnixTime, leaf: &CertificateDer<'_>) -> Result<UnixTime, Error> {
-        let judged = judged_time(now.as_secs(), self.last_heard(), not_before(leaf)?);
+        let judged = self.hearing().judged_time(now.as_secs(), not_before(leaf)?);
         Ok(UnixTime::since_unix_epoch(Duration::from_secs(judged)))
     }
 
@@ -320,6 +353,26 @@ mod tests {
         assert_eq!(judged_time(heard + 3 * HOUR, heard, renewed), renewed);
         let from_the_future = heard + 9 * HOUR;
         assert_eq!(judged_time(heard + 3 * HOUR, heard, from_the_future), heard + 3 * HOUR);
+    }
+
+    #[test]
+    fn whoever_could_not_renew_has_time_to_once_control_is_back() {
+        let heard = 1_000_000;
+        let back = heard + 25 * HOUR;
+        let mut hearing = Hearing { heard, excuse: None };
+        let end = back + TIME_TO_RENEW.as_secs();
+        for (now, judged) in
+            [(back, heard + AUTHORITY_FRESH.as_secs()), (end - 60, heard + AUTHORITY_FRESH.as_secs()), (end, end)]
+        {
+            hearing.hear(now);
+            assert_eq!(hearing.judged_time(now, heard - HOUR), judged);
+        }
+        let never_silent = {
+            let mut hearing = Hearing { heard, excuse: None };
+            hearing.hear(heard + AUTHORITY_FRESH.as_secs());
+            hearing
+        };
+        assert_eq!(never_silent.judged_time(heard + 100, heard - HOUR), heard + 100);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
+use atoll_rpc::files::write_durably;
 use atoll_store::{Location, Store};
 
 use super::setup::now_unix;
@@ -41,6 +42,9 @@ pub async fn restore(file: &Path, state: &Path, database: Option<String>) -> any
         .await
         .context("cannot begin a new epoch; remove the records and restore again")?;
     store.close().await;
+    // Servers whose certificates ended since then may renew them.
+    let alive = (summary.created_at_ms / 1000).to_string();
+    write_durably(&state.alive(), alive.as_bytes(), false).context("cannot note when control was alive last")?;
     println!("restored {} records; now start the server with `atoll up --state {}`", summary.rows, state.0.display());
     Ok(())
 }

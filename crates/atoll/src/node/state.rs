@@ -52,6 +52,11 @@ impl StateDir {
         self.role("net").join("mesh.key")
     }
 
+    /// When control was alive last.
+    pub fn alive(&self) -> PathBuf {
+        self.role("control").join("alive")
+    }
+
     pub fn authority(&self) -> PathBuf {
         self.role("control").join("ca")
     }

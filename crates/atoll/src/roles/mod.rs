@@ -52,8 +52,10 @@ pub fn run(role: &str, state: PathBuf) -> anyhow::Result<()> {
         Err(pid) => bail!("another {role} process ({pid}) runs on this state folder"),
     };
     let material = IdentityMaterial::load(&state.identity(role))?;
-    // In doubt control was heard just now: its death is noticed soon enough.
-    let live = LiveIdentity::new(&material, now_unix())?;
+    // Whoever has a certificate heard control when it was given it: perhaps not since, if control is dead.
+    // What control itself knows of its own absence is in a file.
+    let heard = if role == "control" { control::last_alive(&state) } else { material.not_before()? };
+    let live = LiveIdentity::new(&material, heard.min(now_unix()))?;
     let common = Common { state, node, run, live, _lock: lock };
     match role {
         "control" => runtime(2)?.block_on(control::run(common)),

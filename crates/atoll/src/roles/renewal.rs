@@ -12,8 +12,12 @@ use atoll_rpc::ca::signing_request_for;
 use atoll_rpc::proto::control::RenewRequest;
 use atoll_rpc::proto::control::nodes_client::NodesClient;
 use atoll_rpc::tls::{IdentityMaterial, LiveIdentity};
+use atoll_signals::with_causes;
 
 use crate::node::setup::now_unix;
+
+/// How TLS tells of it that control takes no certificate that has ended.
+const EXPIRED: &str = "CertificateExpired";
 
 /// Runs until the process ends. `file`: where the identity is kept.
 pub async fn renew_forever(live: Arc<LiveIdentity>, control: Channel, file: PathBuf) {
@@ -22,8 +26,10 @@ pub async fn renew_forever(live: Arc<LiveIdentity>, control: Channel, file: Path
         tokio::time::sleep(Duration::from_secs(wait)).await;
         if let Err(error) = renew(&live, control.clone(), &file).await {
             let left = live.expires_at().saturating_sub(now_unix());
-            let error = format!("{error:#}");
-            if left == 0 {
+            let error = with_causes(error.as_ref());
+            if left == 0 && !error.contains(EXPIRED) {
+                tracing::warn!(error, "this server's certificate has ended; until control is back others excuse that");
+            } else if left == 0 {
                 tracing::error!(
                     error,
                     "this server's certificate has lapsed and cannot be renewed: get a token with `atoll node token \

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use atoll_model::MachineState;
-use atoll_trial::platform::{MachineSpec, Node, Origin, PAIR, Platform, SOON, see};
+use atoll_trial::platform::{MachineSpec, Node, Origin, PAIR, Platform, Role, SOON, see};
 use atoll_trial::visit::Ask;
 use atoll_trial::wait::until;
 
@@ -187,6 +187,39 @@ fn certificates_are_renewed_and_a_lapsed_server_enrols_again_with_its_machines()
         ensure!(nodes(platform).await? == 2, "it is listed twice");
         // And it is control's to change.
         platform.stop_machine("hello", &id).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn servers_outlive_a_control_that_is_away_for_longer_than_certificates_live() {
+    trial("control_away", PAIR, async |platform| {
+        let life = SHORT_LIFE.as_secs().to_string();
+        let first = platform.node_mut("ams")?;
+        first.end().await?;
+        first.set_arguments(&["--certificate-seconds", &life]);
+        first.start(&Origin::First).await?;
+        let control = platform.nodes_address()?;
+        let token = platform.client().node_token().await?.token;
+        let mut late = Node::new(platform.host("late")?, "nrt");
+        late.start(&Origin::Joins { control, token }).await?;
+        heard(platform, "late", true).await?;
+
+        let first = platform.node_mut("ams")?;
+        first.end().await?;
+        tokio::time::sleep(SHORT_LIFE + Duration::from_secs(1)).await;
+        // One of its processes begins anew in the meantime.
+        let edge = late.kill(Role::Edge).await?;
+        late.replaced(Role::Edge, edge).await?;
+        // As if that had been an hour: less than a minute and a half is no absence.
+        let first = platform.node_mut("ams")?;
+        let alive = first.seen_from_outside(&first.state()?.join("control/alive"))?;
+        let at: u64 = std::fs::read_to_string(&alive)?.trim().parse()?;
+        std::fs::write(&alive, (at - 3600).to_string())?;
+        first.start(&Origin::First).await?;
+        heard(platform, "late", true).await?;
+        let log = late.log_end();
+        ensure!(!log.contains("has lapsed and cannot be renewed"), "{log}");
         Ok(())
     });
 }

@@ -22,6 +22,7 @@ use atoll_images::{ImageStore, PullOptions, Puller};
 use atoll_keyring::{FileKeys, Keyring};
 use atoll_model::{Owner, Row, RowKey, RowVersion};
 use atoll_rpc::ca::{Authority, signing_request_for};
+use atoll_rpc::files::write_durably;
 use atoll_rpc::identity::Role;
 use atoll_rpc::proto::control::enrolment_server::EnrolmentServer;
 use atoll_rpc::proto::control::nodes_server::NodesServer;
@@ -114,7 +115,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         async move { control.take_back_forever(|| observe::rows(&view)).await }
     });
     tokio::spawn(control.clone().prune_forever());
-    tokio::spawn(renew_own(control.clone(), state.identity("control")));
+    tokio::spawn(renew_own(control.clone(), state.clone()));
 
     if let Some(socket) = metrics_socket {
         let sources: Vec<Arc<dyn Source>> =
@@ -209,11 +210,26 @@ fn own_address(listening: SocketAddr) -> IpAddr {
     route().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
 }
 
+/// When control was alive last, in Unix seconds, as an earlier process noted; now where none did.
+pub fn last_alive(state: &StateDir) -> u64 {
+    let noted = std::fs::read_to_string(state.alive()).ok().and_then(|text| text.trim().parse().ok());
+    noted.unwrap_or_else(now_unix)
+}
+
+/// So that the next process knows for how long nobody could renew.
+fn note_alive(state: &StateDir) {
+    if let Err(error) = write_durably(&state.alive(), now_unix().to_string().as_bytes(), false) {
+        tracing::warn!(%error, "cannot note that control is alive: after a long absence servers would have to join again");
+    }
+}
+
 /// Control signs its own certificate.
-async fn renew_own(control: Arc<Control>, file: std::path::PathBuf) {
+async fn renew_own(control: Arc<Control>, state: StateDir) {
     let live: &LiveIdentity = &control.live;
+    let file = state.identity("control");
     loop {
         live.trust().authority_heard(now_unix());
+        note_alive(&state);
         let wait = live.renew_at().saturating_sub(now_unix());
         if wait > 0 {
             // Control's own sign of life is due, too.

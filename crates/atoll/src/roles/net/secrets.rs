@@ -96,7 +96,7 @@ impl Leading {
                             later.insert(peer, Later { at: Instant::now() + pause, pause });
                             tracing::info!(
                                 %peer,
-                                error = format!("{error:#}"),
+                                error = with_causes(error.as_ref()),
                                 "no new shared secret with a server for now; the one in use stays"
                             );
                         }
