@@ -13,6 +13,7 @@ mod machines;
 mod own;
 mod pages;
 mod platform;
+mod policies;
 mod request_id;
 mod secrets;
 mod time;
@@ -65,6 +66,7 @@ fn routes() -> Routes {
         .merge(apps::routes())
         .merge(machines::routes())
         .merge(secrets::routes())
+        .merge(policies::routes())
         .merge(platform::routes())
         .merge(own::routes())
 }

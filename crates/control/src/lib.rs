@@ -15,6 +15,7 @@ mod machines;
 mod mesh;
 mod names;
 mod nodes;
+mod policies;
 mod prune;
 mod reconcile;
 mod registries;

@@ -185,8 +185,10 @@ impl Control {
             proto::CreateRequest { bundle_json: encode(&bundle)?, lease_ttl, lease_owner: lease_owner.to_owned() };
         let reply = self.directory.worker(&record.node)?.create(timed(request)).await?.into_inner();
         let (id, now) = (record.id, self.now_ms());
+        let view = decode(&reply.machine_json)?;
+        self.policies_check(&view).await?;
         self.store.write(move |tx| async move { tx.machine_placed(id, now).await }).await?;
-        decode(&reply.machine_json)
+        Ok(view)
     }
 
     /// Gives a machine that its node lost to the node that it was sent to. Repeating it is harmless.
@@ -252,19 +254,18 @@ impl Control {
             lease_nonce: nonce.to_owned(),
         };
         let reply = self.directory.worker(&record.node)?.update(timed(request)).await;
-        let applied = match &reply {
-            Ok(_) => true,
-            Err(status) => {
-                let error = ControlError::from(status.clone());
-                if error.is_transient() {
-                    return Err(error);
-                }
-                false
+        let view = match reply.map_err(ControlError::from) {
+            Ok(reply) => {
+                let view = decode(&reply.get_ref().machine_json)?;
+                self.policies_check(&view).await?;
+                Ok(view)
             }
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => Err(error),
         };
+        let applied = view.is_ok();
         self.store.write(move |tx| async move { tx.machine_update_settle(id, version, applied, now).await }).await?;
-        let view = decode(&reply?.into_inner().machine_json)?;
-        Ok(Seen { view, heard: true, release_version: intended.release_version })
+        Ok(Seen { view: view?, heard: true, release_version: intended.release_version })
     }
 
     /// A machine as its worker says it is, else as control last knew it.
@@ -403,6 +404,7 @@ impl Control {
                 async move { tx.machine_set_config(id, version, &config, now).await }
             })
             .await?;
+        self.policies_check(&view).await?;
         Ok(view)
     }
 
@@ -450,8 +452,7 @@ impl Control {
             secrets,
             secrets_version: spec.secrets_version,
             private_ipv6: record.private_ip,
-            // No policies are recorded yet.
-            limits: NetworkLimits::default(),
+            limits: self.limits(record, spec).await?,
             primary_region: app.primary_region,
             skip_launch,
             cordoned: record.cordoned,
@@ -561,6 +562,7 @@ pub(crate) fn copy_of(record: &MachineRecord) -> MachineView {
         cordoned: record.cordoned,
         drained: false,
         secrets_version: record.spec.secrets_version,
+        limits: NetworkLimits::default(),
         events: Vec::new(),
         checks: Vec::new(),
         lease: None,
@@ -583,7 +585,7 @@ pub(crate) fn timed_short<T>(message: T) -> tonic::Request<T> {
     request
 }
 
-fn encode<T: serde::Serialize>(value: &T) -> ControlResult<bytes::Bytes> {
+pub(crate) fn encode<T: serde::Serialize>(value: &T) -> ControlResult<bytes::Bytes> {
     serde_json::to_vec(value).map(bytes::Bytes::from).map_err(ControlError::internal)
 }
 

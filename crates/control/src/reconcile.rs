@@ -53,6 +53,7 @@ impl Control {
                 tracing::info!(machine = %record.id, node = %record.node, %error, "a change stays open");
             }
         }
+        self.policies_settle(None).await;
         for app in self.all_apps().await? {
             if app.status == AppStatus::Deleting
                 && let Err(error) = self.app_finish_deletion(&app.name).await

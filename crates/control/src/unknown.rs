@@ -127,8 +127,9 @@ impl Control {
         if !view.state.is_active() {
             return Ok(false);
         }
-        let (found, now) = (&found(view), self.now_ms());
+        let (found, now) = (&found(view.clone()), self.now_ms());
         self.store.write(|tx| async move { tx.machine_take_back(found, now).await }).await?;
+        self.policies_check(&view).await?;
         Ok(true)
     }
 }

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::MachineId;
 
 /// A named set of rules and the machines that they hold for.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[schema(as = NetworkPolicyBody)]
 pub struct NetworkPolicy {
     pub name: String,
     pub selector: Selector,
@@ -17,8 +19,9 @@ pub struct NetworkPolicy {
 }
 
 /// Machines of the app that are selected by any of these; none by an empty selector.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
+#[schema(as = NetworkPolicySelector)]
 pub struct Selector {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
@@ -30,13 +33,15 @@ pub struct Selector {
 }
 
 /// A machine by its id.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = NetworkPolicyMachine)]
 pub struct SelectedMachine {
     pub id: MachineId,
 }
 
 /// Allows connections to ports.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = NetworkPolicyRule)]
 pub struct Rule {
     pub action: Action,
     pub direction: Direction,
@@ -46,15 +51,17 @@ pub struct Rule {
 }
 
 /// There is no denying: what is not allowed is denied.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = NetworkPolicyAction)]
 pub enum Action {
     Allow,
 }
 
 /// As the machine sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = NetworkPolicyDirection)]
 pub enum Direction {
     /// Connections to the machine.
     Ingress,
@@ -63,15 +70,18 @@ pub enum Direction {
 }
 
 /// Where a connection leads.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = NetworkPolicyPort)]
 pub struct AllowedPort {
     pub protocol: Protocol,
+    #[schema(value_type = u16, minimum = 1)]
     pub port: NonZeroU16,
 }
 
 /// What has ports.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = NetworkPolicyProtocol)]
 pub enum Protocol {
     Tcp,
     Udp,

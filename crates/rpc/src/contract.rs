@@ -87,6 +87,9 @@ pub struct MachineView {
     pub drained: bool,
     #[serde(default)]
     pub secrets_version: u64,
+    /// What network policies come to for this machine, as far as its worker knows.
+    #[serde(default, skip_serializing_if = "NetworkLimits::is_none")]
+    pub limits: NetworkLimits,
     /// Newest first.
     #[serde(default)]
     pub events: Vec<Event>,

@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0005_node_network.sql"),
     include_str!("../migrations/0006_addresses.sql"),
     include_str!("../migrations/0007_mesh_rpc.sql"),
+    include_str!("../migrations/0008_network_policies.sql"),
 ];
 
 /// What this program's records look like.

@@ -5,6 +5,7 @@
 //! - [`visit`]: one request from a host; [`load`]: many, with the fate of each
 //! - [`guard`]: the guard and a real BGP daemon on a node
 //! - [`lifecycle`]: a request from the name to the answer, where BGP leads it
+//! - [`inside`]: what a machine sees of its private network
 //! - [`demo`]: the demonstration
 //! - [`faults`]: what the death of each process may cost; [`persist`]: whoever notices
 //! - [`private`]: two servers whose machines talk to each other, and how many packets that costs
@@ -14,6 +15,7 @@
 pub mod demo;
 pub mod faults;
 pub mod guard;
+pub mod inside;
 pub mod lifecycle;
 pub mod load;
 pub mod persist;

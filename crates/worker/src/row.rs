@@ -68,6 +68,7 @@ pub fn plain_view(bundle: &LaunchBundle, node: &NodeName, state: MachineState) -
         cordoned: bundle.cordoned,
         drained: false,
         secrets_version: bundle.secrets_version,
+        limits: bundle.limits.clone(),
         events: Vec::new(),
         checks: Vec::new(),
         lease: None,

@@ -100,8 +100,8 @@ pub trait MachineNetworks: Send + Sync {
     /// Makes a fresh namespace for one start and returns its path.
     async fn attach(&self, plan: &NetworkPlan) -> Result<PathBuf, NetworkError>;
 
-    /// Holds the run that was attached to network policies, for its life; called before its processes
-    /// start, and only where there are limits.
+    /// Holds the run that is attached to network policies: before its processes start, and again when the
+    /// policies change. Connections that are open then stay open.
     async fn limit(&self, plan: &NetworkPlan, limits: &NetworkLimits) -> Result<(), NetworkError>;
 
     /// Removes the machine's namespace, interfaces and routes.

@@ -4,6 +4,7 @@
 mod adoption;
 mod crash;
 mod grpc;
+mod policies;
 mod routing;
 
 use std::sync::Arc;

@@ -4,7 +4,8 @@
 //! edges take them for newer; it is the moment of the restore, which is beyond every earlier epoch
 //! also when the same backup is restored twice. What workers say of their machines is in epochs of
 //! their own and counts as before. Machines made after the backup keep their addresses: those given out
-//! from now on are others.
+//! from now on are others. Machines may be held to policies that are not in the backup, or not to those that
+//! are: all apps are unsettled.
 
 use std::path::Path;
 
@@ -37,6 +38,7 @@ pub async fn restore(file: &Path, state: &Path, database: Option<String>) -> any
     store
         .write(|tx| async move {
             tx.networks_skip_given().await?;
+            tx.policies_unsettle_all().await?;
             tx.setting_set(ROWS_EPOCH, epoch.as_bytes()).await
         })
         .await

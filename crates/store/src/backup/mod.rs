@@ -50,6 +50,8 @@ const TABLES: &[Table] = tables![
     "deploy_outcomes" by "release, generation, step",
     "deploy_events" by "release, number",
     "secrets" by "app, name, version",
+    "network_policies" by "id",
+    "unsettled_policies" by "app",
     "scales" by "app, process_group, region",
     "tokens" by "id",
     "nodes" by "name",

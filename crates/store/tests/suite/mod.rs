@@ -6,6 +6,7 @@ mod backup;
 mod machines;
 mod moves;
 mod nodes;
+mod policies;
 mod releases;
 mod secrets;
 mod tokens;
@@ -25,6 +26,7 @@ pub use backup::*;
 pub use machines::*;
 pub use moves::*;
 pub use nodes::*;
+pub use policies::*;
 pub use releases::*;
 pub use secrets::*;
 pub use tokens::*;
@@ -55,6 +57,7 @@ macro_rules! every_case {
             a_stale_executor_is_refused
             secrets_come_back_as_of_any_version
             old_keys_are_replaced_in_place
+            policies_have_one_name_in_their_app
             tokens_end_when_revoked_or_expired
             scales_hubs_settings_and_audit_are_kept
             an_app_goes_with_all_it_had

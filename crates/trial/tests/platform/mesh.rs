@@ -9,6 +9,7 @@ use serde_json::json;
 
 use atoll_model::MachineState;
 use atoll_trial::platform::{MachineSpec, Platform, Role, SOON, TWO_REGIONS};
+use atoll_trial::inside::Inside;
 use atoll_trial::visit::Who;
 use atoll_trial::wait::until;
 
@@ -33,22 +34,17 @@ impl Place {
         Ok(Self { node, id, address: machine.private_ip.parse()? })
     }
 
+    fn inside<'a>(&'a self, platform: &'a Platform) -> anyhow::Result<Inside<'a>> {
+        Ok(Inside::new(platform.node(self.node)?, &self.id))
+    }
+
     async fn run(&self, platform: &Platform, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = platform.node(self.node)?.in_machine(&self.id, program, arguments).await?;
-        ensure!(output.status.success(), "{program}: {} {}", output.status, String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8(output.stdout)?)
+        self.inside(platform)?.run(program, arguments).await
     }
 
     /// Asks the app of another machine who it is.
     async fn ask(&self, platform: &Platform, address: Ipv6Addr) -> anyhow::Result<Who> {
-        self.ask_for(platform, address, "/").await
-    }
-
-    async fn ask_for(&self, platform: &Platform, address: Ipv6Addr, path: &str) -> anyhow::Result<Who> {
-        let url = format!("http://[{address}]:8080{path}");
-        let limits = ["--connect-timeout", "2", "--max-time", "30"];
-        let arguments = [&["--silent", "--fail", "--globoff"][..], &limits, &[&url]].concat();
-        Ok(serde_json::from_str(&self.run(platform, "curl", &arguments).await?)?)
+        self.inside(platform)?.get(address, "/").await
     }
 
     async fn is_connected(&self, platform: &Platform, address: Ipv6Addr) -> anyhow::Result<()> {
@@ -58,11 +54,7 @@ impl Place {
     }
 
     async fn resolve(&self, platform: &Platform, name: &str) -> anyhow::Result<Vec<Ipv6Addr>> {
-        let arguments = ["+short", "+timeout=1", "+tries=3", "@fdaa::3", "AAAA", name];
-        let mut found: Vec<Ipv6Addr> =
-            self.run(platform, "dig", &arguments).await?.lines().filter_map(|line| line.parse().ok()).collect();
-        found.sort();
-        Ok(found)
+        self.inside(platform)?.resolve(name).await
     }
 
     /// Waits until a name has just these addresses here.
@@ -110,10 +102,13 @@ fn machines_reach_each_other_across_servers_and_strangers_reach_none() {
         }
         stranger.resolves(platform, "foreign.internal", &[stranger.address]).await?;
 
+        policies_hold_at_once(platform, &near, &far).await?;
+
         // A process that is replaced costs no connection and no question.
         let ams = platform.node("ams")?;
         let net = ams.pid(Role::Net)?;
-        let under_way = near.ask_for(platform, far.address, "/busy/3000");
+        let inside = near.inside(platform)?;
+        let under_way = inside.get(far.address, "/busy/3000");
         let replaced = async {
             // The question must be under way before the blow.
             until("a connection is open", SOON, async || near.is_connected(platform, far.address).await).await?;
@@ -156,4 +151,28 @@ fn machines_reach_each_other_across_servers_and_strangers_reach_none() {
         ensure!(took <= SHUT_OUT, "only after {took:.1?}");
         Ok(())
     });
+}
+
+/// A policy closes a running machine to others of its network, a changed one opens a port, and without one
+/// all is open.
+async fn policies_hold_at_once(platform: &Platform, from: &Place, to: &Place) -> anyhow::Result<()> {
+    let all = "/v1/apps/web/network_policies";
+    let allow =
+        |port: u16| json!([{"action": "allow", "direction": "ingress", "ports": [{"protocol": "tcp", "port": port}]}]);
+    let mut policy = json!({"name": "quiet", "selector": {"machines": [{"id": to.id}]}, "rules": allow(9)});
+    let made = platform.client().raw(Method::POST, all, Some(&policy)).await?;
+    ensure!(from.ask(platform, to.address).await.is_err(), "a closed machine was reached");
+    to.ask(platform, from.address).await?;
+
+    policy["id"] = made["id"].clone();
+    policy["rules"] = allow(8080);
+    platform.client().raw(Method::POST, all, Some(&policy)).await?;
+    from.ask(platform, to.address).await?;
+
+    policy["rules"] = json!([{"action": "allow", "direction": "ingress"}]);
+    platform.client().raw(Method::POST, all, Some(&policy)).await?;
+    ensure!(from.ask(platform, to.address).await.is_err(), "a machine that is closed again was reached");
+    let one = format!("{all}/{}", made["id"].as_str().unwrap_or_default());
+    platform.client().raw(Method::DELETE, &one, None).await?;
+    from.ask(platform, to.address).await.map(drop)
 }

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use atoll_driver::{ExecSpec, ExecStreams, ProcessInfo, Running};
 use atoll_model::machine::Lease;
+use atoll_model::policy::NetworkLimits;
 use atoll_model::{AppName, MachineId, MachineState, MachineVersion};
 use atoll_rpc::contract::{MachineView, NodeView};
 use atoll_signals::with_causes;
@@ -161,6 +162,14 @@ impl Agent {
     pub async fn set_metadata(&self, machine: MachineId, change: SetMetadata) -> Result<MachineView, WorkerError> {
         let handle = self.handle(machine)?;
         handle.ask(Ask::Metadata(change), "", events::BY_USER).await?;
+        Ok(handle.snapshot().view.clone())
+    }
+
+    /// Holds the machine to other network policies than before, from now on; needs no lease. Refused while it is
+    /// being started.
+    pub async fn set_limits(&self, machine: MachineId, limits: NetworkLimits) -> Result<MachineView, WorkerError> {
+        let handle = self.handle(machine)?;
+        handle.ask(Ask::Limits(limits), "", events::BY_NODE).await?;
         Ok(handle.snapshot().view.clone())
     }
 

@@ -13,9 +13,9 @@ use atoll_rpc::proto::worker::change_request::Change;
 use atoll_rpc::proto::worker::lease_request::Action;
 use atoll_rpc::proto::worker::worker_server::{Worker, WorkerServer};
 use atoll_rpc::proto::worker::{
-    ChangeReply, ChangeRequest, CreateRequest, ExecFrame, LeaseReply, LeaseRequest, ListReply, ListRequest, LogLine,
-    LogsRequest, MachineReply, MachineRequest, MetadataRequest, NodeReply, NodeRequest, PrepareImageReply,
-    PrepareImageRequest, ProcessesReply, UpdateRequest, WaitReply, WaitRequest, exec_frame,
+    ChangeReply, ChangeRequest, CreateRequest, ExecFrame, LeaseReply, LeaseRequest, LimitsRequest, ListReply,
+    ListRequest, LogLine, LogsRequest, MachineReply, MachineRequest, MetadataRequest, NodeReply, NodeRequest,
+    PrepareImageReply, PrepareImageRequest, ProcessesReply, UpdateRequest, WaitReply, WaitRequest, exec_frame,
 };
 
 use super::convert::{
@@ -148,6 +148,13 @@ impl Worker for WorkerService {
             expected_version: parse_optional("expected_version", &request.expected_version)?,
         };
         let view = self.agent.set_metadata(machine, change).await?;
+        Ok(Response::new(MachineReply { machine_json: to_json(&view)? }))
+    }
+
+    async fn set_limits(&self, request: Request<LimitsRequest>) -> Result<Response<MachineReply>, Status> {
+        let request = request.into_inner();
+        let limits = from_json("limits", &request.limits_json)?;
+        let view = self.agent.set_limits(parse("machine", &request.machine)?, limits).await?;
         Ok(Response::new(MachineReply { machine_json: to_json(&view)? }))
     }
 

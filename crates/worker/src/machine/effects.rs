@@ -88,9 +88,7 @@ pub async fn launch(
     tokio::fs::create_dir_all(&dir).await.map_err(LaunchError::Folder)?;
     let plan = network_plan(&bundle, slot);
     let network_namespace = context.deps.networks.attach(&plan).await.map_err(LaunchError::Network)?;
-    if !bundle.limits.is_none() {
-        context.deps.networks.limit(&plan, &bundle.limits).await.map_err(LaunchError::Network)?;
-    }
+    context.deps.networks.limit(&plan, &bundle.limits).await.map_err(LaunchError::Network)?;
     tracing::debug!(target: STAGES, %machine, at_us = moment_us(), "networked");
     let spec =
         spec(context, &bundle, &image, slot, network_namespace, boot_id).await.map_err(LaunchError::Unlaunchable)?;

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use atoll_driver::Running;
 use atoll_model::machine::Lease;
+use atoll_model::policy::NetworkLimits;
 use atoll_model::{MachineId, MachineState, MachineVersion};
 use atoll_rpc::contract::{LaunchBundle, MachineView};
 
@@ -69,6 +70,8 @@ pub enum Ask {
     Cordon(bool),
     Lease(LeaseAsk),
     Metadata(SetMetadata),
+    /// What network policies come to from now on.
+    Limits(NetworkLimits),
     /// The running machine and its bundle, to use its processes.
     Process,
     /// What the node's edge knows of it.

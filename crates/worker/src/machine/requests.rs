@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use atoll_model::config::STOP_SIGNALS;
 use atoll_model::machine::{Call, Legality, legality};
+use atoll_model::policy::NetworkLimits;
 use atoll_model::{MachineState, MachineVersion};
 use atoll_rpc::contract::{EarlierVersion, LaunchBundle};
 
@@ -42,6 +43,7 @@ impl Task {
             }
             Ask::Lease(ask) => self.lease(ask).await,
             Ask::Metadata(change) => self.set_metadata(change).await,
+            Ask::Limits(limits) => self.set_limits(limits).await,
             Ask::Process => self.process(),
             Ask::Wake => self.wake(nonce).await,
             change => {
@@ -70,7 +72,9 @@ impl Task {
             }
             Ask::Cordon(cordoned) => self.cordon(cordoned).await,
             // The rest was answered before the lease was asked.
-            Ask::Usage(_) | Ask::Lease(_) | Ask::Metadata(_) | Ask::Process | Ask::Wake => Ok(Answer::Done),
+            Ask::Usage(_) | Ask::Lease(_) | Ask::Metadata(_) | Ask::Limits(_) | Ask::Process | Ask::Wake => {
+                Ok(Answer::Done)
+            }
         }
     }
 
@@ -256,8 +260,7 @@ impl Task {
         if !self.state.phase.state().is_active() {
             return Err(WorkerError::NotFound { machine: self.id });
         }
-        let mut opened = effects::open(&self.context, &self.sealed)
-            .map_err(|error| WorkerError::Precondition(atoll_signals::with_causes(&error)))?;
+        let mut opened = self.opened()?;
         let metadata = &mut opened.config.metadata;
         if change.replace_all {
             metadata.clear();
@@ -269,6 +272,38 @@ impl Task {
                 metadata.insert(key, value);
             }
         }
+        self.replace_bundle(opened).await
+    }
+
+    /// Policies hold for the present run at once, and are kept for later ones. Held to first and recorded
+    /// then: the view tells what is recorded, and whoever finds it unchanged asks again.
+    async fn set_limits(&mut self, limits: NetworkLimits) -> Reply {
+        if !self.state.phase.state().is_active() {
+            return Err(WorkerError::NotFound { machine: self.id });
+        }
+        // A start under way goes on with the bundle that it began with.
+        if matches!(self.state.phase, Phase::Starting { .. }) {
+            return Err(WorkerError::Precondition("the machine is being started: ask again".into()));
+        }
+        if self.running.is_some() {
+            let plan = effects::network_plan(&self.sealed.bundle, self.state.slot);
+            let held = self.context.deps.networks.limit(&plan, &limits).await;
+            held.map_err(|error| WorkerError::Precondition(atoll_signals::with_causes(&error)))?;
+        }
+        if self.sealed.bundle.limits == limits {
+            return Ok(Answer::Done);
+        }
+        let opened = self.opened()?;
+        self.replace_bundle(LaunchBundle { limits, ..opened }).await
+    }
+
+    fn opened(&self) -> Result<LaunchBundle, WorkerError> {
+        effects::open(&self.context, &self.sealed)
+            .map_err(|error| WorkerError::Precondition(atoll_signals::with_causes(&error)))
+    }
+
+    /// Records the bundle of the same version with something else in it.
+    async fn replace_bundle(&mut self, opened: LaunchBundle) -> Reply {
         let sealed = self.seal(&opened)?;
         let plain = Sealed::without_secrets(opened);
         let machine = self.id;

@@ -19,6 +19,7 @@
 
 mod block;
 mod host;
+mod limited;
 mod link;
 mod namespace;
 mod netlink;
@@ -83,8 +84,7 @@ pub struct HostNetworks {
     /// Networks whose machines may already talk to each other here.
     admitted: Mutex<BTreeSet<NetworkId>>,
     ledger: Mutex<Ledger>,
-    /// Runs that this process holds to policies, by their interfaces' names. Of those that another did,
-    /// the rules outlast their ends by a few bytes each.
+    /// Runs that are held to policies, by their interfaces' names: as the kernel has it.
     limited: Mutex<BTreeMap<String, (u32, NetworkLimits)>>,
 }
 
@@ -157,11 +157,29 @@ impl HostNetworks {
 
     /// Forgets what a run was held to, if anything.
     async fn unlimit(&self, link: &str) -> Result<(), NetworkError> {
-        let limited = self.limited.lock().unwrap_or_else(PoisonError::into_inner).remove(link);
+        let limited = self.limited().remove(link);
         match limited {
             Some((index, limits)) => rules::run(rules::limit(self.names, rules::Change::End, index, &limits)).await,
             None => Ok(()),
         }
+    }
+
+    /// Learns which runs an earlier agent holds to policies, and has the kernel forget those that are over.
+    async fn find_limited(&self, links: &[Link]) -> Result<(), NetworkError> {
+        let mut script = String::new();
+        for (interface, limits) in rules::read_limits(self.names).await? {
+            if let Some(link) = links.iter().find(|link| link.name == interface) {
+                self.limited().insert(interface, (link.index, limits));
+            } else if let Ok(index) = interface.parse() {
+                // Interfaces that are gone are listed by their indices.
+                script.push_str(&rules::limit(self.names, rules::Change::End, index, &limits));
+            }
+        }
+        if script.is_empty() { Ok(()) } else { rules::run(script).await }
+    }
+
+    fn limited(&self) -> MutexGuard<'_, BTreeMap<String, (u32, NetworkLimits)>> {
+        self.limited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -198,12 +216,25 @@ impl MachineNetworks for HostNetworks {
 
     async fn limit(&self, plan: &NetworkPlan, limits: &NetworkLimits) -> Result<(), NetworkError> {
         let link = self.names.link(plan.slot);
-        // Of a run that was replaced, not ended.
-        self.unlimit(&link).await?;
+        let before = self.limited().get(&link).cloned();
+        if before.is_none() && limits.is_none() {
+            return Ok(());
+        }
         let index = link::index(&link).map_err(failed(format!("find the interface {link}")))?;
-        rules::run(rules::limit(self.names, rules::Change::Begin, index, limits)).await?;
-        let mut limited = self.limited.lock().unwrap_or_else(PoisonError::into_inner);
-        limited.insert(link, (index, limits.clone()));
+        let after = (index, limits.clone());
+        if before.as_ref() == Some(&after) {
+            return Ok(());
+        }
+        // One transaction, so that the run is never unlimited in between. What was before may be of a run
+        // that was replaced, not ended.
+        let end = before.map(|(index, limits)| rules::limit(self.names, rules::Change::End, index, &limits));
+        let begin = rules::limit(self.names, rules::Change::Begin, index, limits);
+        rules::run(end.unwrap_or_default() + &begin).await?;
+        if limits.is_none() {
+            self.limited().remove(&link);
+        } else {
+            self.limited().insert(link, after);
+        }
         Ok(())
     }
 
@@ -221,6 +252,7 @@ impl MachineNetworks for HostNetworks {
         *self.admitted.lock().unwrap_or_else(PoisonError::into_inner) = networks;
         let held = plans.iter().flat_map(|plan| [self.names.link(plan.slot), self.names.namespace(plan.machine)]);
         let links = self.sweep(held.collect()).await?;
+        self.find_limited(&links).await?;
         let mut ledger = self.ledger();
         for plan in plans {
             let name = self.names.link(plan.slot);

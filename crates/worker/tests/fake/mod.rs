@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+use atoll_model::policy::NetworkLimits;
 use atoll_model::{MachineId, Row, RowKey};
 
 use atoll_worker::seams::{Deps, NetworkPlan, StepHook};
@@ -23,6 +24,8 @@ pub struct World {
     pub dir: tempfile::TempDir,
     pub machines: Mutex<HashMap<MachineId, Arc<driver::FakeMachine>>>,
     pub attached: Mutex<HashMap<MachineId, NetworkPlan>>,
+    /// What each attached machine is held to.
+    pub limited: Mutex<HashMap<MachineId, NetworkLimits>>,
     pub cgroups: Mutex<Vec<String>>,
     pub rows: Mutex<HashMap<RowKey, Row>>,
     pub pinned: Mutex<Vec<String>>,
@@ -43,6 +46,7 @@ impl World {
             dir: tempfile::tempdir().unwrap(),
             machines: Mutex::default(),
             attached: Mutex::default(),
+            limited: Mutex::default(),
             cgroups: Mutex::default(),
             rows: Mutex::default(),
             pinned: Mutex::default(),

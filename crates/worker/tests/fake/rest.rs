@@ -54,13 +54,15 @@ impl MachineNetworks for FakeNetworks {
         Ok(PathBuf::from(format!("/run/netns/{}", plan.machine)))
     }
 
-    async fn limit(&self, plan: &NetworkPlan, _limits: &NetworkLimits) -> Result<(), NetworkError> {
+    async fn limit(&self, plan: &NetworkPlan, limits: &NetworkLimits) -> Result<(), NetworkError> {
         assert!(self.0.attached.lock().unwrap().contains_key(&plan.machine), "{} has no network", plan.machine);
+        self.0.limited.lock().unwrap().insert(plan.machine, limits.clone());
         Ok(())
     }
 
     async fn detach(&self, plan: &NetworkPlan) -> Result<(), NetworkError> {
         self.0.attached.lock().unwrap().remove(&plan.machine);
+        self.0.limited.lock().unwrap().remove(&plan.machine);
         Ok(())
     }
 

@@ -47,6 +47,14 @@ fn a_closed_direction_lets_through_what_is_allowed() {
         drop(networks);
         let networks = crate::open_again(&state, &[a, b]).await;
         assert!(inside(&a_namespace, move || ask(closed)).is_err());
+        // It can change what it has not set.
+        limited(&networks, &b, NetworkLimits { ingress: allowing(closed), egress: None }).await;
+        assert!(inside(&a_namespace, move || ask(closed)).is_ok());
+        assert!(inside(&a_namespace, move || ask(open_port)).is_err(), "what was allowed before is allowed still");
+        limited(&networks, &b, NetworkLimits::default()).await;
+        assert!(inside(&a_namespace, move || ask(open_port)).is_ok());
+        limited(&networks, &b, NetworkLimits { ingress: allowing(open_port), egress: None }).await;
+        assert!(inside(&a_namespace, move || ask(closed)).is_err());
         // A later run is held to what it is started with.
         let b_namespace = networks.attach(&b).await.unwrap();
         let server = serve(&b_namespace, b.ipv6);

@@ -52,6 +52,7 @@ fn the_api_is_as_it_describes_itself() {
         api.get("/v1/apps/nobody", 404).await?;
         secrets(&mut api).await?;
         addresses(&mut api).await?;
+        policies(&mut api).await?;
 
         platform.import_example("hello", &example_of("hello")).await?;
         api.get("/api/v1/images", 200).await?;
@@ -106,6 +107,21 @@ async fn addresses(api: &mut Api) -> anyhow::Result<()> {
     api.get(all, 200).await?;
     api.delete(&format!("{all}/198.51.100.7")).await?;
     api.delete(&format!("{pools}?prefix=198.51.100.7/32")).await.map(drop)
+}
+
+async fn policies(api: &mut Api) -> anyhow::Result<()> {
+    let all = "/v1/apps/hello/network_policies";
+    let rule = json!({"action": "allow", "direction": "ingress", "ports": [{"protocol": "tcp", "port": 8080}]});
+    let mut policy = json!({"name": "web", "selector": {"all": true}, "rules": [rule]});
+    let made = api.send(Method::POST, all, policy.clone(), 200).await?;
+    // Another one of this name, then the same with another text.
+    api.send(Method::POST, all, policy.clone(), 409).await?;
+    policy["id"] = made["id"].clone();
+    policy["rules"] = json!([]);
+    api.send(Method::POST, all, policy, 200).await?;
+    api.get(all, 200).await?;
+    api.delete(&format!("{all}/{}", text(&made, "id")?)).await?;
+    Ok(())
 }
 
 /// A machine through all that can be asked of it.

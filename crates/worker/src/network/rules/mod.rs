@@ -18,6 +18,7 @@ use tokio::io::AsyncWriteExt;
 use atoll_model::address::{NetworkId, machine_address};
 
 use super::block::Block;
+use super::limited::Limited;
 use super::link::{ANY_INSTANCE, Names};
 use super::traffic::Reading;
 use super::{MeshFace, failed};
@@ -148,6 +149,14 @@ pub async fn read_traffic(names: Names) -> Result<Reading, NetworkError> {
     let table = traffic::table_name(names);
     let listing = nft(&["--json", "list", "table", "inet", &table], String::new()).await.map_err(failed(action))?;
     super::traffic::parse(&listing).map_err(|error| failed(action)(error.into()))
+}
+
+/// Which interfaces are held to what.
+pub async fn read_limits(names: Names) -> Result<Limited, NetworkError> {
+    let action = "read what machines are held to with nft";
+    let table = limits::table_name(names);
+    let listing = nft(&["--json", "list", "table", "inet", &table], String::new()).await.map_err(failed(action))?;
+    super::limited::parse(&listing).map_err(|error| failed(action)(error.into()))
 }
 
 /// Runs the program; what it writes.

@@ -1,0 +1,133 @@
+//! Network policies: kept here, handed to machines with their launch bundles, and told to those that
+//! are there when something changes. Whatever may leave a machine with other limits than its app's policies
+//! marks the app as unsettled; [`crate::reconcile`] settles it, also after a kill or a node's absence.
+
+use std::collections::BTreeSet;
+
+use atoll_model::AppName;
+use atoll_model::policy::{NetworkLimits, NetworkPolicy};
+use atoll_rpc::contract::MachineView;
+use atoll_rpc::proto::worker as proto;
+use atoll_signals::with_causes;
+use atoll_store::{MachineRecord, MachineSpec, PolicyRecord, UnsettledPolicies};
+
+use crate::machines::{encode, timed_short};
+use crate::{Control, ControlError, ControlResult};
+
+/// Policies of an app; rules and ports of a policy.
+const MAX_POLICIES: usize = 100;
+const MAX_RULES: usize = 100;
+const MAX_PORTS: usize = 1_000;
+
+impl Control {
+    pub async fn policies(&self, app: &AppName) -> ControlResult<Vec<PolicyRecord>> {
+        self.app(app).await?;
+        let app = app.clone();
+        let list = self.store.read(move |tx| {
+            let app = app.clone();
+            async move { tx.policy_list(&app).await }
+        });
+        Ok(list.await?)
+    }
+
+    /// A new policy, or, with an id, another text for one that is there. Holds at once for machines whose
+    /// nodes answer, and for the others as soon as they do.
+    pub async fn policy_put(
+        &self,
+        app: &AppName,
+        id: Option<String>,
+        policy: NetworkPolicy,
+    ) -> ControlResult<PolicyRecord> {
+        check(&policy)?;
+        if id.is_none() && self.policies(app).await?.len() >= MAX_POLICIES {
+            return Err(ControlError::invalid(format!("an app has at most {MAX_POLICIES} network policies")));
+        }
+        let now = self.now_ms();
+        let (id, policy) = (id.as_deref(), &policy);
+        let record = self.store.write(|tx| async move { tx.policy_put(app, id, policy, now).await }).await?;
+        self.policies_settle(Some(app)).await;
+        Ok(record)
+    }
+
+    pub async fn policy_delete(&self, app: &AppName, id: &str) -> ControlResult<()> {
+        self.store.write(|tx| async move { tx.policy_delete(app, id).await }).await?;
+        self.policies_settle(Some(app)).await;
+        Ok(())
+    }
+
+    /// Tells machines of unsettled apps, or of one of these, what they are held to. What fails is tried again
+    /// by the next pass.
+    pub(crate) async fn policies_settle(&self, only: Option<&AppName>) {
+        let unsettled = match self.store.read(|tx| async move { tx.policies_unsettled().await }).await {
+            Ok(unsettled) => unsettled,
+            Err(error) => return tracing::warn!(error = with_causes(&error), "cannot look for changed policies"),
+        };
+        for unsettled in unsettled.iter().filter(|unsettled| only.is_none_or(|app| *app == unsettled.app)) {
+            if let Err(error) = self.policies_settle_app(unsettled).await {
+                tracing::info!(app = %unsettled.app, %error, "machines are not yet held to changed policies");
+            }
+        }
+    }
+
+    async fn policies_settle_app(&self, unsettled: &UnsettledPolicies) -> ControlResult<()> {
+        let policies = self.policies(&unsettled.app).await?;
+        let machines = self.machines(&unsettled.app, false).await?;
+        let told = machines.iter().map(|seen| async {
+            let limits = limits(&policies, &seen.view);
+            match seen.heard {
+                true if seen.view.limits == limits || !seen.view.state.is_active() => Ok(()),
+                true => self.machine_limit(&seen.view, &limits).await,
+                false => Err(ControlError::unavailable(format!("the server {} does not answer", seen.view.node))),
+            }
+        });
+        futures_util::future::join_all(told).await.into_iter().collect::<ControlResult<Vec<()>>>()?;
+        Ok(self.store.write(|tx| async move { tx.policies_settle(unsettled).await }).await?)
+    }
+
+    async fn machine_limit(&self, view: &MachineView, limits: &NetworkLimits) -> ControlResult<()> {
+        let request = proto::LimitsRequest { machine: view.id.to_string(), limits_json: encode(limits)? };
+        match self.directory.worker(&view.node)?.set_limits(timed_short(request)).await {
+            // It ended meanwhile.
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
+            other => Ok(other.map(drop)?),
+        }
+    }
+
+    /// After a worker took a bundle or other metadata: policies may have changed since the bundle was made,
+    /// and select by metadata.
+    pub(crate) async fn policies_check(&self, view: &MachineView) -> ControlResult<()> {
+        if view.limits == limits(&self.policies(&view.app).await?, view) {
+            return Ok(());
+        }
+        let app = &view.app;
+        self.store.write(|tx| async move { tx.policies_unsettle(app).await }).await?;
+        self.policies_settle(Some(app)).await;
+        Ok(())
+    }
+
+    /// What the app's policies come to for a machine with this configuration.
+    pub(crate) async fn limits(&self, record: &MachineRecord, spec: &MachineSpec) -> ControlResult<NetworkLimits> {
+        let policies = self.policies(&record.app).await?;
+        let policies = policies.iter().map(|record| &record.policy);
+        Ok(NetworkLimits::of(policies, record.id, &spec.config.metadata))
+    }
+}
+
+/// What policies come to for a machine as it is.
+fn limits(policies: &[PolicyRecord], view: &MachineView) -> NetworkLimits {
+    NetworkLimits::of(policies.iter().map(|record| &record.policy), view.id, &view.config.metadata)
+}
+
+fn check(policy: &NetworkPolicy) -> ControlResult<()> {
+    if policy.name.is_empty() || policy.name.len() > 255 {
+        return Err(ControlError::invalid("a network policy has a name of at most 255 bytes"));
+    }
+    if policy.rules.len() > MAX_RULES {
+        return Err(ControlError::invalid(format!("a network policy has at most {MAX_RULES} rules")));
+    }
+    let ports: BTreeSet<_> = policy.rules.iter().flat_map(|rule| &rule.ports).collect();
+    if ports.len() > MAX_PORTS {
+        return Err(ControlError::invalid(format!("a network policy names at most {MAX_PORTS} ports")));
+    }
+    Ok(())
+}
