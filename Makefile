@@ -50,7 +50,7 @@ fuzz: static ## Fuzz what reads foreign bytes (ONLY=target, SECONDS=60 each)
 	ONLY="$(ONLY)" SECONDS_EACH="$(SECONDS)" scripts/fuzz.sh
 
 .PHONY: demo
-demo: ## Start a platform of three regions here, deploy an app, break things (ONCE=1: end by itself)
+demo: ## Start a platform of three regions behind one anycast address here, break things (ONCE=1: end by itself)
 	scripts/demo.sh
 
 .PHONY: bench

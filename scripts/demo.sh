@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds what the demo shows, then runs it: a platform of three regions in a lab on this machine.
+# Builds what the demo shows, then runs it: a platform of three regions, led to by BGP, in a lab on this machine.
 # ONCE=1 ends after the last step, with 0 only if every step held.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,6 +1,6 @@
 //! An app whose user's edge has no machine of its own: when the way to the nearest one becomes long,
 //! traffic takes the next one, and comes back. Done by the demo and by an end-to-end test, each under a
-//! load of its own; in the world of three regions.
+//! load of its own; in a world of three regions.
 
 use std::time::{Duration, Instant};
 
@@ -41,18 +41,21 @@ pub async fn prepare(platform: &Platform) -> anyhow::Result<String> {
     Ok(site)
 }
 
-/// Makes the link to the nearest machine slow, and well again.
+/// The link between the edge and the nearest machine where every two hosts are connected.
+pub const DIRECT: (&str, &str) = (EDGE, NEAR);
+
+/// Makes a link on the way to the nearest machine slow, and well again.
 ///
 /// # Errors
 /// Also if traffic followed only after the limit.
-pub async fn slow_and_heal(platform: &Platform, site: &str) -> anyhow::Result<Followed> {
+pub async fn slow_and_heal(platform: &Platform, site: &str, (a, b): (&str, &str)) -> anyhow::Result<Followed> {
     let before = served_from(platform, site, NEAR).await?;
     let slowed = Instant::now();
-    platform.lab().slow(EDGE, NEAR, SLOWER_BY).await?;
+    platform.lab().slow(a, b, SLOWER_BY).await?;
     served_from(platform, site, NEXT).await?;
     let moved = slowed.elapsed();
     let healed = Instant::now();
-    platform.lab().heal(EDGE, NEAR).await?;
+    platform.lab().heal(a, b).await?;
     served_from(platform, site, NEAR).await?;
     let back = healed.elapsed();
     ensure!(moved <= LIMIT && back <= LIMIT, "traffic moved after {moved:.1?} and was back after {back:.1?}");

@@ -8,7 +8,7 @@ use clap::Parser;
 
 use atoll_trial::demo::{Demo, REDRAW, Screen};
 
-/// Start a platform of three regions on this machine, deploy an app, break things
+/// Start a platform of three regions behind one anycast address on this machine, deploy an app, break things
 #[derive(Parser)]
 struct Arguments {
     /// End after the last step instead of showing the table until Ctrl-C
@@ -49,8 +49,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
         println!("the servers' logs: {}", demo.keep_logs()?.display());
     }
     if !arguments.once {
-        println!("the platform goes on until Ctrl-C");
-        watch(&demo).await?;
+        println!("\n{}\nthe platform goes on until Ctrl-C", demo.by_hand());
+        let by_hand = demo.by_hand();
+        tokio::select! {
+            watched = watch(&demo) => watched?,
+            served = by_hand.serve() => served?,
+        }
     }
     Ok(summary.ok)
 }

@@ -1,6 +1,8 @@
-//! The demonstration: three regions, users in four cities who never stop asking, and one thing after
-//! another that goes wrong. What each step claims is checked, and written down whether it held or not.
+//! The demonstration: three regions that announce one address by BGP, users in four cities who never stop
+//! asking, and one thing after another that goes wrong. What each step claims is checked, and written down
+//! whether it held or not.
 
+mod by_hand;
 mod moves;
 mod screen;
 mod steps;
@@ -12,11 +14,17 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::platform::{Platform, Release, THREE_REGIONS};
+use atoll_lab::address::SERVICE_ADDRESS;
+
+use crate::lifecycle::Announced;
+use crate::platform::{Platform, Release};
+pub use by_hand::ByHand;
 pub use screen::Screen;
 pub use table::Table;
 use traffic::Traffic;
 
+/// Three regions, four networks, users in four cities.
+const WORLD: &str = include_str!("../../../../worlds/demo.toml");
 /// The app under load.
 const APP: &str = "hello";
 const REGIONS: [&str; 3] = ["ams", "nrt", "ord"];
@@ -47,7 +55,7 @@ pub struct Step {
 
 /// A platform with its app and the load on it.
 pub struct Demo {
-    platform: Platform,
+    announced: Announced,
     site: String,
     traffic: Traffic,
 }
@@ -55,8 +63,13 @@ pub struct Demo {
 impl Demo {
     /// Starts the platform, deploys the app in three regions and lets the users in.
     pub async fn start() -> anyhow::Result<Self> {
-        println!("three servers start in a lab on this machine (lab steering, not BGP)");
-        let platform = Platform::start(THREE_REGIONS).await?;
+        println!("three servers start in a lab on this machine, each in a network with a BGP router of its own");
+        let announced = Announced::start(WORLD).await?;
+        let platform = &announced.platform;
+        println!("all three announce {SERVICE_ADDRESS}, and BGP leads there:");
+        for (client, _) in NEAREST {
+            println!("  {}", announced.way(client).await?.join(" > "));
+        }
         println!("`atoll deploy -a {APP} -r ams -r nrt -r ord` in a folder with a fly.toml");
         let site = platform.create_app(APP).await?;
         let said = platform.deploy(APP, &Release { name: "one", ..Release::default() }, &REGIONS).await?;
@@ -65,8 +78,12 @@ impl Demo {
         for (client, _) in NEAREST {
             platform.served(client, &site).await?;
         }
-        let traffic = Traffic::start(&platform, &site)?;
-        Ok(Self { platform, site, traffic })
+        let traffic = Traffic::start(platform, &site)?;
+        Ok(Self { announced, site, traffic })
+    }
+
+    fn platform(&self) -> &Platform {
+        &self.announced.platform
     }
 
     /// Every step in order; one that does not hold does not end the others.
@@ -80,10 +97,12 @@ impl Demo {
             };
         }
         step!(served);
+        step!(private_name);
         step!(woken);
         step!(agent_killed);
         step!(control_killed);
         step!(bad_release);
+        step!(withdrawn);
         step!(node_cut);
         step!(slow_link);
         Summary { ok: steps.iter().all(|step| step.ok), steps }
@@ -112,7 +131,12 @@ impl Demo {
 
     /// Keeps the servers' logs; says where.
     pub fn keep_logs(&self) -> anyhow::Result<std::path::PathBuf> {
-        self.platform.keep_logs("demo")
+        self.platform().keep_logs("demo")
+    }
+
+    /// What its user can do while it goes on.
+    pub fn by_hand(&self) -> ByHand<'_> {
+        ByHand { platform: self.platform(), site: &self.site }
     }
 }
 
@@ -123,6 +147,24 @@ fn done(name: &'static str, begun: Instant, outcome: anyhow::Result<Value>) -> S
         Err(error) => (false, json!({"error": format!("{error:#}")})),
     };
     println!("{} {name} ({ms} ms)", if ok { "held  " } else { "FAILED" });
-    println!("       {detail}");
+    print!("{}", lines(&detail));
     Step { name, ok, ms, detail }
+}
+
+/// A line for each thing that a step found; of the load only how it went as a whole.
+fn lines(detail: &Value) -> String {
+    let found = detail.as_object().into_iter().flatten();
+    let line = |(name, value): (&String, &Value)| match value {
+        Value::String(text) => format!("       {name}: {text}\n"),
+        load if name == "load" => {
+            format!("       load: {} requests, {} failed\n", load["requests"], load["failed"])
+        }
+        value => format!("       {name}: {value}\n"),
+    };
+    found.map(line).collect()
+}
+
+/// For people: nobody reads more than a tenth.
+fn tenths(milliseconds: f64) -> f64 {
+    (milliseconds * 10.0).round() / 10.0
 }

@@ -1,60 +1,57 @@
-//! To which edge each client was led, and since when: a connection does not move with the route that it
-//! was opened over. Its packets arrive at an edge that has never heard of it, which resets it; no server
-//! can spare a user that, and a request on it is lost with its connection.
+//! When routes to the address that all places announce changed: a connection does not move with the route
+//! that it was opened over. Its packets arrive at an edge that has never heard of it, which resets it; no
+//! server can spare a user that, and a request on it is lost with its connection.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
-use atoll_lab::Lab;
-use atoll_lab::verb::Status;
+use atoll_lab::routes::RouteWatch;
+use atoll_lab::world::Role;
 
+use crate::guard::{PREFIX, is_about};
+use crate::lifecycle::Announced;
 use crate::load::{Shot, unix_ms};
 
 /// A route changes a moment before or after it is noted here.
 const SLACK: Duration = Duration::from_millis(250);
 
-/// Unix milliseconds at which each client was led elsewhere.
-type Moves = BTreeMap<String, Vec<u64>>;
-
-/// Notes every client's moves until it is dropped.
+/// Notes every router's changes until it is dropped.
 pub struct Watcher {
-    moves: Arc<Mutex<Moves>>,
-    watching: JoinHandle<()>,
+    /// Unix milliseconds.
+    moves: Arc<Mutex<Vec<u64>>>,
+    /// Ends with the watcher.
+    _watching: JoinSet<()>,
 }
 
 impl Watcher {
-    pub fn begin(lab: &Lab) -> Self {
-        let moves = Arc::new(Mutex::new(Moves::new()));
-        let noted = moves.clone();
-        let mut changes = lab.changes();
-        let mut last = led_to(&changes.borrow_and_update());
-        let watching = tokio::spawn(async move {
-            while changes.changed().await.is_ok() {
-                let now = led_to(&changes.borrow_and_update());
-                let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
-                for (client, _) in now.iter().filter(|(client, edge)| last.get(*client) != Some(*edge)) {
-                    noted.entry(client.clone()).or_default().push(unix_ms());
+    pub async fn begin(announced: &Announced) -> anyhow::Result<Self> {
+        let moves = Arc::new(Mutex::new(Vec::new()));
+        let mut watching = JoinSet::new();
+        for router in announced.world.hosts.iter().filter(|host| host.role == Role::Router) {
+            let mut watch = RouteWatch::begin(&announced.platform.host(&router.name)?).await?;
+            let noted = moves.clone();
+            watching.spawn(async move {
+                while let Ok(change) = watch.next().await {
+                    if is_about(&change, PREFIX.0) {
+                        let at = unix_ms().saturating_sub(change.at.elapsed().as_millis() as u64);
+                        lock(&noted).push(at);
+                    }
                 }
-                last = now;
-            }
-        });
-        Self { moves, watching }
+            });
+        }
+        Ok(Self { moves, _watching: watching })
     }
 
-    /// Whether a client's request failed with a connection that a move had left behind.
-    pub fn left_behind(&self, client: &str, shot: &Shot) -> bool {
-        let moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
-        shot.error.is_some() && moves.get(client).is_some_and(|moves| over_a_move(moves, shot))
+    /// Whether a request failed with a connection that a move had left behind.
+    pub fn left_behind(&self, shot: &Shot) -> bool {
+        shot.error.is_some() && over_a_move(&lock(&self.moves), shot)
     }
 }
 
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        self.watching.abort();
-    }
+fn lock(moves: &Mutex<Vec<u64>>) -> MutexGuard<'_, Vec<u64>> {
+    moves.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn over_a_move(moves: &[u64], shot: &Shot) -> bool {
@@ -62,10 +59,6 @@ fn over_a_move(moves: &[u64], shot: &Shot) -> bool {
     let ended = shot.at_ms + shot.took_ms as u64;
     // Whoever never got a connection was not left behind, however long it tried.
     shot.opened_ms.is_some_and(|opened| moves.iter().any(|at| opened <= at + slack && *at <= ended + slack))
-}
-
-fn led_to(status: &Status) -> BTreeMap<String, Option<String>> {
-    status.hosts.iter().map(|host| (host.name.clone(), host.steered_to.clone())).collect()
 }
 
 #[cfg(test)]

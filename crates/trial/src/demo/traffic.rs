@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
 use super::moves::Watcher;
-use super::{NEAREST, RATE};
+use super::{NEAREST, RATE, tenths};
 use crate::load::{RunningLoad, Shot, Tally};
 use crate::platform::Platform;
 
@@ -60,8 +60,8 @@ impl Traffic {
     pub fn lost_by_moving(&self, moment: &Moment, moves: &Watcher) -> anyhow::Result<BTreeMap<String, usize>> {
         let mut lost = BTreeMap::new();
         for (load, from) in self.loads.iter().zip(&moment.0) {
-            let (left_behind, others): (Vec<Shot>, Vec<Shot>) = load
-                .with(|shots| shots[*from..].iter().cloned().partition(|shot| moves.left_behind(load.name(), shot)));
+            let (left_behind, others): (Vec<Shot>, Vec<Shot>) =
+                load.with(|shots| shots[*from..].iter().cloned().partition(|shot| moves.left_behind(shot)));
             Tally::of(&others).all_well().with_context(|| load.name().to_owned())?;
             lost.insert(load.name().to_owned(), left_behind.len());
         }
@@ -84,7 +84,7 @@ pub fn counts(tallies: &BTreeMap<String, Tally>) -> Value {
     let each: BTreeMap<&str, Value> = tallies
         .iter()
         .map(|(client, tally)| {
-            let counts = json!({"requests": tally.requests, "failed": tally.failed, "p50_ms": tally.p50_ms, "p99_ms": tally.p99_ms});
+            let counts = json!({"requests": tally.requests, "failed": tally.failed, "p50_ms": tenths(tally.p50_ms), "p99_ms": tenths(tally.p99_ms)});
             (client.as_str(), counts)
         })
         .collect();

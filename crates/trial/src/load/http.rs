@@ -9,9 +9,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::net::TcpStream;
 
-use super::{LoadPlan, Shot, ShotKind, unix_ms};
+use super::{LoadPlan, Shot, ShotKind, open, unix_ms};
 
 const POST_BYTES: usize = 64 * 1024;
 
@@ -66,7 +65,7 @@ async fn attempt(plan: &LoadPlan, kept: &KeptConnections, kind: ShotKind, shot: 
     let keep = matches!(kind, ShotKind::GetKept | ShotKind::PostKept);
     let mut connection = match keep.then(|| kept.take()).flatten() {
         Some(connection) => connection,
-        None => connect(plan).await?,
+        None => connect(plan, &mut shot.opened_ms).await?,
     };
     shot.opened_ms = Some(connection.opened_ms);
     let post = matches!(kind, ShotKind::PostNew | ShotKind::PostKept);
@@ -103,9 +102,9 @@ async fn attempt(plan: &LoadPlan, kept: &KeptConnections, kind: ShotKind, shot: 
     Ok(())
 }
 
-async fn connect(plan: &LoadPlan) -> anyhow::Result<Connection> {
-    let tcp = TcpStream::connect(plan.target).await?;
-    let opened_ms = unix_ms();
+async fn connect(plan: &LoadPlan, opened: &mut Option<u64>) -> anyhow::Result<Connection> {
+    let tcp = open(plan.target, opened).await?;
+    let opened_ms = opened.unwrap_or_else(unix_ms);
     tcp.set_nodelay(true)?;
     let (sender, connection) = handshake(TokioIo::new(tcp)).await?;
     // Ends with the connection; its errors come out of the request too.

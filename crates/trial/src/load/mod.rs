@@ -6,11 +6,13 @@ mod http;
 mod running;
 mod socket;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 pub use running::{RunningLoad, Tally};
@@ -92,6 +94,19 @@ impl Shot {
 /// The wall clock, which all processes of a trial share.
 pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Opens a connection and says when. A reset says that its first packet was answered, and the next one arrived
+/// at somebody else: such a connection was open, as far as anybody knew.
+async fn open(target: SocketAddr, opened_ms: &mut Option<u64>) -> io::Result<TcpStream> {
+    let began = unix_ms();
+    let opened = TcpStream::connect(target).await;
+    match &opened {
+        Ok(_) => *opened_ms = Some(unix_ms()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => *opened_ms = Some(began),
+        Err(_) => {}
+    }
+    opened
 }
 
 /// Requests under way at once; beyond it the generator itself is the bottleneck and says so.

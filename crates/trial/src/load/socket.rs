@@ -91,8 +91,8 @@ async fn talk(
 }
 
 async fn connect(plan: &LoadPlan, opened: &mut Option<u64>) -> anyhow::Result<Open> {
-    let tcp = TcpStream::connect(plan.target).await?;
-    let opened_ms = *opened.insert(unix_ms());
+    let tcp = super::open(plan.target, opened).await?;
+    let opened_ms = opened.unwrap_or_else(unix_ms);
     let (mut socket, _) = tokio_tungstenite::client_async(format!("ws://{}/ws", plan.host), tcp).await?;
     let greeting = socket.next().await.context("no greeting")??;
     let greeting = serde_json::from_str(greeting.to_text()?).context("the greeting cannot be read")?;

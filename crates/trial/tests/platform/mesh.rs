@@ -8,8 +8,8 @@ use http::Method;
 use serde_json::json;
 
 use atoll_model::MachineState;
-use atoll_trial::platform::{MachineSpec, Platform, Role, SOON, TWO_REGIONS};
 use atoll_trial::inside::Inside;
+use atoll_trial::platform::{MachineSpec, Platform, Role, SOON, TWO_REGIONS};
 use atoll_trial::visit::Who;
 use atoll_trial::wait::until;
 

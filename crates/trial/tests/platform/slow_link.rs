@@ -14,7 +14,7 @@ fn traffic_leaves_a_link_that_became_slow_and_returns_when_it_is_well() {
         let site = slow_link::prepare(platform).await?;
         let load = RunningLoad::start(&platform.host("berlin")?, &site, RATE)?;
         load.more(30).await?;
-        let followed = slow_link::slow_and_heal(platform, &site).await?;
+        let followed = slow_link::slow_and_heal(platform, &site, slow_link::DIRECT).await?;
         load.more(30).await?;
         let tally = Tally::of(&load.stop().await?);
         println!("{followed:.1?}: {tally:?}");
