@@ -10,10 +10,11 @@ use crate::support::trial;
 
 /// Secrets that are seen to come while packets flow.
 const SECRETS: usize = 2;
-const PACKETS: usize = 1200;
+/// They flow for longer than a certificate lives.
+const PACKETS: usize = 1300;
 
 #[test]
-fn secrets_change_under_load_without_a_loss_and_outlive_processes_and_files() {
+fn secrets_change_under_load_without_a_loss_and_outlive_processes_files_and_control() {
     trial("secrets", PAIR, async |platform| {
         let late = join_with_short_lives(platform).await?;
         let (mut secret, _) = until("the first secret", SOON, async || shared_secret(platform).await).await?;
@@ -42,6 +43,15 @@ fn secrets_change_under_load_without_a_loss_and_outlive_processes_and_files() {
             println!("{} is back after {took:.1?}, its secrets {}", node.name(), if forgets { "lost" } else { "kept" });
             secret = another_secret(platform, secret).await?;
         }
+
+        // Certificates end while control is silent, and with them nothing else.
+        let ams = platform.node("ams")?;
+        let control = ams.pid(Role::Control)?;
+        ams.signal(control, "STOP").await?;
+        let counted = pair.count(platform, PACKETS).await?;
+        ams.signal(control, "CONT").await?;
+        println!("while control was silent: {counted:?}");
+        ensure!(counted.lost == 0, "{counted:?}");
         Ok(())
     });
 }
