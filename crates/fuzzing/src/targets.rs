@@ -165,3 +165,8 @@ pub fn mesh_datagrams(bytes: &[u8]) {
 pub fn mesh_packet(bytes: &[u8]) {
     atoll_mesh::fuzz::packet(bytes);
 }
+
+/// Datagrams of mesh resumption to either side, packets that could travel early, and kept tickets.
+pub fn mesh_resumption(bytes: &[u8]) {
+    atoll_resume::fuzz::bytes(bytes);
+}
