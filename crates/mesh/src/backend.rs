@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use crate::beside::Beside;
 use crate::config::{AddressChange, Desired, PeerConfig, PeerStatus, Settings};
 use crate::error::MeshError;
 use crate::kernel::{self, Kernel};
@@ -85,6 +86,11 @@ pub trait Backend: Send + Sync {
 
     /// What was dropped and why, since the link was opened; the kernel does not tell.
     fn dropped(&self) -> Option<Dropped> {
+        None
+    }
+
+    /// The door beside its sessions; the kernel has none.
+    fn beside(&self) -> Option<&dyn Beside> {
         None
     }
 

@@ -8,6 +8,7 @@
 //! they come from, nor machines, nor HTTP, nor which routes lead into the link.
 
 mod backend;
+mod beside;
 mod config;
 mod error;
 pub mod fuzz;
@@ -17,6 +18,7 @@ pub mod probe;
 pub mod userspace;
 
 pub use backend::{Backend, Kind, Made, Opened, make, open};
+pub use beside::{Beside, Taker};
 pub use config::{AddressChange, Desired, MAX_ADDRESSES, MAX_PEERS, PeerConfig, PeerStatus, Settings, link_mtu};
 pub use error::MeshError;
 pub use key::{KeyError, PresharedKey, PrivateKey, PublicKey};

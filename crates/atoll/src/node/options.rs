@@ -50,6 +50,10 @@ pub struct ServerOptions {
     #[arg(long, env = "ATOLL_MESH_RPC", default_value = "0.0.0.0:4285")]
     pub mesh_rpc: SocketAddr,
 
+    /// Servers' private network: the UDP port for connections opened before WireGuard is up again
+    #[arg(long, env = "ATOLL_MESH_RESUME_PORT", default_value_t = 51822)]
+    pub mesh_resume_port: u16,
+
     /// Where users reach this server's edge, for public DNS; may be repeated [default: where other nodes reach it]
     #[arg(long, env = "ATOLL_PUBLIC_ADDRESS", value_delimiter = ',')]
     pub public_address: Vec<std::net::IpAddr>,

@@ -5,6 +5,7 @@ mod following;
 mod metrics;
 mod public;
 mod report;
+mod resume;
 mod secrets;
 
 use std::path::Path;
@@ -33,6 +34,7 @@ use atoll_net::routes::Routes;
 use atoll_net::secrets::End;
 use atoll_net::secrets::held::Secrets;
 use atoll_net::{Place, key, resolvers};
+use atoll_resume::Party;
 use atoll_rpc::channel::connect;
 use atoll_rpc::identity::{Expected, Role};
 use atoll_rpc::proto::control::nodes_client::NodesClient;
@@ -42,6 +44,7 @@ use atoll_rpc::server::accept;
 use self::following::Following;
 use self::public::PublicZones;
 use self::report::Reporter;
+use self::resume::{Asking, Resumption, TicketService};
 use self::secrets::{Agreement, Leading, MeshService};
 use super::renewal::renew_forever;
 use super::replica::{Kept, SAVE_EVERY};
@@ -112,9 +115,12 @@ async fn serve(
     let reach = Arc::new(ArcSwap::<Reachability>::default());
     let peers = Arc::new(ArcSwap::<Wanted>::default());
     let secrets = Arc::new(open_secrets(&state.role("net"))?);
+    let mut resumption = None;
     let backend = match made {
         Some(made) => {
             let backend = carry(made)?;
+            let own = Party { node: node.name.clone(), mesh_key: private_key.public().0 };
+            resumption = Resumption::start_if_possible(&backend, own, run.server.mesh_resume_port, &state.role("net"));
             routes.lead_into_link().await?;
             secrets.lead_into(backend.clone());
             let prober = Prober::start((run.place.address, probe::PORT).into(), reach.clone())
@@ -152,8 +158,12 @@ async fn serve(
         let server = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .add_service(MeshService::server(agreement))
+            .add_optional_service(resumption.clone().map(|resumption| TicketService::server(resumption, peers.clone())))
             .serve_with_incoming(connections);
         serving.spawn(async { server.await.map_err(std::io::Error::other) });
+    }
+    if let Some(resumption) = resumption.clone() {
+        tokio::spawn(Asking { resumption, peers: peers.clone(), live: live.clone() }.run());
     }
 
     let stop = CancellationToken::new();
@@ -181,7 +191,7 @@ async fn serve(
             live: live.clone(),
             mtu: link_mtu(UNDERLAY_MTU),
         };
-        let sources = metrics::sources(backend, reach, replica, counters);
+        let sources = metrics::sources(backend, reach, replica, counters, resumption);
         own_metrics::serve_beside("net", socket, sources, report.into_router())?;
     }
     supervisor::say_ready();

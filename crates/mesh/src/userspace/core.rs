@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -14,10 +14,11 @@ use boringtun::noise::TunnResult;
 
 use super::addresses::{AddressTable, Step};
 use super::counters::{Counters, count};
-use super::datagram::{Datagram, destination};
+use super::datagram::{Datagram, destination, source};
 use super::identity::{Identity, Verdict};
 use super::outbox::{Bursts, Outbox};
 use super::peer::{Endpoint, MESSAGE, Peer, PeerId, State, Terms, TunnelIndex, tunnel_of};
+use crate::beside::Taker;
 use crate::config::{AddressChange, MAX_ADDRESSES, MAX_PEERS, PeerConfig, PeerStatus};
 use crate::error::MeshError;
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
@@ -88,6 +89,7 @@ pub struct Core {
     directory: ArcSwap<Directory>,
     addresses: AddressTable<PeerId>,
     counters: Counters,
+    taker: OnceLock<Taker>,
     /// The last id given; held by whoever changes peers or addresses.
     changing: Mutex<u32>,
 }
@@ -189,6 +191,7 @@ impl Core {
             TunnResult::WriteToNetwork(sign) => {
                 into.outbox.push(from, sign);
                 state.endpoint = Some(from);
+                state.shown_until = None;
                 state.flush(&mut into.outbox);
             }
             // A cookie for the next initiation.
@@ -243,17 +246,39 @@ impl Core {
             return;
         }
         let tunnel = state.sending();
-        match tunnel.noise.encapsulate(packet, room) {
+        let waits = match tunnel.noise.encapsulate(packet, room) {
             TunnResult::WriteToNetwork(datagram) => {
                 // Without a session it is an initiation, and the packet waits.
-                tunnel.waiting |= Datagram::of(datagram) == Some(Datagram::Initiation);
+                let waits = Datagram::of(datagram) == Some(Datagram::Initiation);
                 let length = datagram.len();
                 peer.sent(length);
                 into.push(endpoint, length);
+                waits
             }
-            TunnResult::Done => tunnel.waiting = true,
-            _ => count(&self.counters.not_sent),
+            TunnResult::Done => true,
+            _ => return count(&self.counters.not_sent),
+        };
+        tunnel.waiting |= waits;
+        if waits || state.shown_until.is_some_and(|until| Instant::now() < until) {
+            self.show(peer, packet);
         }
+    }
+
+    fn show(&self, peer: &Peer, packet: &[u8]) {
+        if let Some(taker) = self.taker.get() {
+            taker(peer.key, packet);
+        }
+    }
+
+    /// Whether a peer may send this packet.
+    pub fn allows(&self, peer: PublicKey, packet: &[u8]) -> bool {
+        let id = self.peer(peer).map(|peer| peer.id).ok();
+        let owner = source(packet).and_then(|source| self.addresses.owner(source));
+        let allowed = id.is_some() && owner == id;
+        if !allowed {
+            count(&self.counters.spoofed);
+        }
+        allowed
     }
 
     /// What time brings, for all peers.
@@ -273,12 +298,26 @@ impl Core {
             directory: ArcSwap::default(),
             addresses: AddressTable::default(),
             counters: Counters::default(),
+            taker: OnceLock::new(),
             changing: Mutex::new(0),
         }
     }
 
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Only the first is taken.
+    pub fn show_to(&self, taker: Taker) {
+        if self.taker.set(taker).is_err() {
+            tracing::warn!("packets that wait are shown to somebody already");
+        }
+    }
+
+    pub fn show_until(&self, peer: PublicKey, until: Instant) {
+        if let Ok(peer) = self.peer(peer) {
+            peer.lock().shown_until = Some(until);
+        }
     }
 
     /// How many allowed addresses there are.

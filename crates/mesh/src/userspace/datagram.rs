@@ -40,6 +40,15 @@ pub fn destination(packet: &[u8]) -> Option<std::net::IpAddr> {
     }
 }
 
+/// Where an IP packet says it comes from; none if it is not one.
+pub fn source(packet: &[u8]) -> Option<std::net::IpAddr> {
+    match packet.first()? >> 4 {
+        4 => Some(<[u8; 4]>::try_from(packet.get(12..16)?).ok()?.into()),
+        6 => Some(<[u8; 16]>::try_from(packet.get(8..24)?).ok()?.into()),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,6 +15,7 @@ mod threads;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tun_rs::{DeviceBuilder, SyncDevice};
 
@@ -27,6 +28,7 @@ pub(crate) use self::outbox::{Bursts, Outbox};
 use self::socket::Underlay;
 use self::threads::Threads;
 use crate::backend::{Backend, Kind};
+use crate::beside::{Beside, Taker};
 use crate::config::{AddressChange, PeerConfig, PeerStatus, Settings};
 use crate::error::MeshError;
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
@@ -138,6 +140,10 @@ impl Backend for Userspace {
         self.change(|outbox| self.core.set_endpoint(peer, endpoint, outbox))
     }
 
+    fn beside(&self) -> Option<&dyn Beside> {
+        Some(self)
+    }
+
     fn dropped(&self) -> Option<Dropped> {
         Some(self.core.counters().read())
     }
@@ -147,5 +153,19 @@ impl Backend for Userspace {
             Some(reason) => Err(MeshError::Stopped { link: self.link.clone(), reason }),
             None => Ok(self.core.statuses()),
         }
+    }
+}
+
+impl Beside for Userspace {
+    fn show_to(&self, taker: Taker) {
+        self.core.show_to(taker);
+    }
+
+    fn show_until(&self, peer: PublicKey, until: Instant) {
+        self.core.show_until(peer, until);
+    }
+
+    fn inject(&self, peer: PublicKey, packet: &[u8]) -> bool {
+        self.core.allows(peer, packet) && self.threads.inject(packet)
     }
 }

@@ -95,6 +95,8 @@ pub struct State {
     pub retiring: Option<Tunnel>,
     pub terms: Terms,
     pub endpoint: Option<Endpoint>,
+    /// Until when packets are shown beside the session, as the peer may not know it any more.
+    pub shown_until: Option<Instant>,
     /// Set once and for ever: whoever still holds the peer must not use it.
     pub removed: bool,
     called: Option<Instant>,
@@ -146,6 +148,7 @@ impl State {
     pub fn confirm(&mut self, receiver: u32) {
         if receiver == self.offered {
             self.unconfirmed = 0;
+            self.shown_until = None;
         }
     }
 
@@ -196,6 +199,7 @@ impl Peer {
             retiring: None,
             terms,
             endpoint: None,
+            shown_until: None,
             removed: false,
             called: None,
             unconfirmed: 0,

@@ -74,6 +74,16 @@ impl Threads {
         Ok(threads)
     }
 
+    /// Writes one packet to the interface.
+    pub fn inject(&self, packet: &[u8]) -> bool {
+        let mut packets = [[&[0; VIRTIO_NET_HDR_LEN], packet].concat()];
+        let taken = self.shared.device.send_multiple(&mut GROTable::new(), &mut packets, VIRTIO_NET_HDR_LEN).is_ok();
+        if !taken {
+            count(&self.shared.core.counters().not_sent);
+        }
+        taken
+    }
+
     /// Why the link carries nothing any more, if so.
     pub fn failure(&self) -> Option<String> {
         self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()

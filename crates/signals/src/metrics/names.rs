@@ -56,6 +56,9 @@ metrics! {
     MESH_SERVERS = Gauge "atoll_mesh_servers" ["state"] "Other servers by whether they answer probes through the mesh.";
     MESH_BYTES = Counter "atoll_mesh_bytes" ["way"] "Bytes on the wire between servers, as its present peers count them.";
     MESH_DROPPED = Counter "atoll_mesh_dropped" ["reason"] "Packets and datagrams that went no further; the kernel's WireGuard does not tell.";
+    MESH_RESUMED = Counter "atoll_mesh_resumption_packets" ["way"] "Packets that travelled before a session was agreed on, and their answers.";
+    MESH_RESUMPTION_REFUSED = Counter "atoll_mesh_resumption_refused" ["reason"] "Datagrams on the port of resumption that were dropped, as the initiator or as the responder.";
+    MESH_TICKETS = Gauge "atoll_mesh_resumption_tickets" [] "Tickets of other servers that are on disk for the next start.";
 
     DNS_ANSWERS = Counter "atoll_dns_answers" ["code"] "Answers that needed nobody else, by code.";
     DNS_RECURSIONS = Counter "atoll_dns_recursions" [] "Questions for which upstream resolvers were asked.";

@@ -11,14 +11,19 @@ use atoll_model::reach::Reachability;
 use atoll_signals::metrics::{Samples, Source, names};
 
 use super::super::metrics::CatalogueMetrics;
+use super::resume::Resumption;
 
 pub fn sources(
     backend: Option<Arc<dyn Backend>>,
     reach: Arc<ArcSwap<Reachability>>,
     replica: ReplicaHandle,
     dns: Arc<Counters>,
+    resumption: Option<Arc<Resumption>>,
 ) -> Vec<Arc<dyn Source>> {
-    vec![Arc::new(Mesh { backend, reach }), dns, Arc::new(CatalogueMetrics(replica))]
+    let mut sources: Vec<Arc<dyn Source>> =
+        vec![Arc::new(Mesh { backend, reach }), dns, Arc::new(CatalogueMetrics(replica))];
+    sources.extend(resumption.map(|resumption| resumption as Arc<dyn Source>));
+    sources
 }
 
 struct Mesh {

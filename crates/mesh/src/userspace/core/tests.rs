@@ -139,6 +139,59 @@ fn packets_wait_for_the_handshake_in_order_and_not_without_bound() {
     assert_eq!(numbers, (0..=255).collect::<Vec<u8>>());
 }
 
+/// Numbers of the packets that the node shows from now on.
+fn shown(node: &Node) -> Arc<Mutex<Vec<u8>>> {
+    let shown = Arc::new(Mutex::new(Vec::new()));
+    let taken = shown.clone();
+    node.core.show_to(Box::new(move |_, packet| taken.lock().unwrap().push(packet[99])));
+    shown
+}
+
+#[test]
+fn packets_that_wait_are_shown_and_take_their_way_all_the_same() {
+    let (mut a, mut b) = (Node::new(1), Node::new(2));
+    b.set_peer(&PeerConfig { endpoint: None, ..a.as_peer(1) });
+    a.set_peer(&b.as_peer(2));
+    let shown = shown(&a);
+    a.seal(&packet(host(1), host(2), 1));
+    a.seal(&packet(host(1), host(2), 2));
+    talk(&mut a, &mut b);
+    a.seal(&packet(host(1), host(2), 3));
+    talk(&mut a, &mut b);
+    assert_eq!(*shown.lock().unwrap(), [1, 2]);
+    assert_eq!(b.packets.iter().map(|packet| packet[99]).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
+fn what_goes_to_a_peer_that_has_forgotten_the_session_is_shown_until_there_is_a_new_one() {
+    let (mut a, mut b) = pair();
+    let shown = shown(&b);
+    b.seal(&packet(host(2), host(1), 1));
+    b.core.show_until(a.key.public(), Instant::now() + std::time::Duration::from_secs(60));
+    b.seal(&packet(host(2), host(1), 2));
+    talk(&mut a, &mut b);
+    // It restarts, and its first packet proves the new session.
+    a.core = Core::new(&a.key);
+    a.set_peer(&b.as_peer(2));
+    b.seal(&packet(host(2), host(1), 3));
+    talk(&mut a, &mut b);
+    assert!(passes(&mut a, &mut b, (1, 2)));
+    b.seal(&packet(host(2), host(1), 4));
+    b.core.show_until(a.key.public(), Instant::now());
+    b.seal(&packet(host(2), host(1), 5));
+    assert_eq!(*shown.lock().unwrap(), [2, 3]);
+}
+
+#[test]
+fn a_packet_that_came_beside_is_a_peers_only_from_its_own_addresses() {
+    let (a, b) = pair();
+    assert!(b.core.allows(a.key.public(), &packet(host(1), host(2), 1)));
+    assert!(!b.core.allows(a.key.public(), &packet(host(3), host(2), 1)));
+    assert!(!b.core.allows(PublicKey([9; 32]), &packet(host(1), host(2), 1)));
+    assert!(!b.core.allows(a.key.public(), b"x"));
+    assert_eq!(b.core.counters().read().spoofed, 3);
+}
+
 #[test]
 fn a_packet_from_another_peers_address_is_dropped_and_counted() {
     let (mut a, mut b) = pair();
