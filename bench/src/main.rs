@@ -81,8 +81,8 @@ impl Bench {
             Self::Dns => dns::run().await,
             Self::Withdrawal => withdrawal::run().await,
             Self::WithdrawalUnderLoad => withdrawal::under_load().await,
-            // Blocks on programs and sockets in namespaces; nothing else runs meanwhile.
             Self::Mesh => mesh::run().await,
+            // Blocks on programs and sockets in namespaces; nothing else runs meanwhile.
             Self::Isolation => tokio::task::spawn_blocking(isolation::run).await?,
             Self::Lifecycle => lifecycle::run().await,
             Self::Failover => failover::run().await,

@@ -1,8 +1,9 @@
 //! The mesh against ready-made WireGuard: two namespaces with a cable between them, one tunnel, one TCP
 //! connection through it. The cable's ends cut nothing by themselves, as a network card without UDP
-//! segmentation does not: every datagram is made.
+//! segmentation does not: every datagram is made. Then a whole platform whose net process is killed.
 
 mod ends;
+mod first_call;
 mod identity;
 mod rtt;
 
@@ -33,11 +34,13 @@ struct Round {
 }
 
 pub async fn run() -> anyhow::Result<Figures> {
+    // Blocks on programs and sockets in namespaces; nothing else runs meanwhile.
     let mut figures = tokio::task::spawn_blocking(tunnels).await??;
     let lost = identity::rotation().await? as f64;
     figures.push(("rotation_lost_packets", Figure::new(lost, "").held_to(0.0, 0.0)));
     let longest = identity::revocation().await?.percentile(100.0);
     figures.push(("revocation_s", Figure::new(longest, "s").held_to(5.0, 5.0)));
+    figures.extend(first_call::run().await?);
     Ok(figures)
 }
 

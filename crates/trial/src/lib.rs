@@ -8,12 +8,14 @@
 //! - [`inside`]: what a machine sees of its private network
 //! - [`demo`]: the demonstration
 //! - [`faults`]: what the death of each process may cost; [`persist`]: whoever notices
+//! - [`first_call`]: a call right after the private network's process was killed
 //! - [`private`]: two servers whose machines talk to each other, and how many packets that costs
 //! - [`slow_link`]: what the demo and a test do to a link
 //! - [`wait`], [`programs`]: conditions and files
 
 pub mod demo;
 pub mod faults;
+pub mod first_call;
 pub mod guard;
 pub mod inside;
 pub mod lifecycle;

@@ -17,6 +17,7 @@ mod power_cut;
 mod public_names;
 mod registries;
 mod restoring;
+mod resumption;
 mod secrets;
 mod slow_link;
 mod support;
