@@ -13,6 +13,7 @@ packages=(
     postgresql                  # the second engine of the store
     runc                        # the peer in the start benchmark
     wireguard-go iperf3 ethtool # the mesh benchmark: a peer, its load, cards that cut nothing
+    wireguard-tools             # the stock client of users' devices, with wireguard-go
     mmdebstrap                  # example images made of Debian packages
     e2fsprogs                   # disks of the lab's virtual machines
     dnsperf                     # asks both DNS servers of the dns benchmark

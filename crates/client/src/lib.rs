@@ -5,8 +5,10 @@ mod console;
 mod error;
 mod lines;
 mod requests;
+mod tunnel;
 
 pub use console::{Console, Output};
 pub use error::{ClientError, Kind};
 pub use lines::Lines;
 pub use requests::{Client, ExecReply, LogQuery};
+pub use tunnel::Tunnel;

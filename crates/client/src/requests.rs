@@ -14,7 +14,7 @@ use atoll_model::wire::{
     AddressPoolRequest, AddressPoolSummary, AppStatus, CollectReply, DeployAccepted, DeployEvent, DeployRequest,
     ErrorBody, ImageSummary, JoinTokenReply, LogRecord, MachineSummary, MeshExamination, NodeSummary,
     PlaceAnnouncements, RegistryRequest, RegistrySummary, ReleaseView, ScaleRequest, TokenReply, TokenRequest,
-    UnknownMachine,
+    UnknownMachine, WireGuardEntrance, WireGuardGateway, WireGuardPeer, WireGuardPeerRequest, WireGuardPeerStatus,
 };
 
 use crate::{ClientError, Lines};
@@ -148,6 +148,33 @@ impl Client {
 
     pub async fn address_pool_remove(&self, prefix: &str) -> Result<(), ClientError> {
         self.send(self.request(Method::DELETE, POOLS).query(&[("prefix", prefix)])).await.map(drop)
+    }
+}
+
+/// Users' devices.
+impl Client {
+    pub async fn wireguard_gateways(&self) -> Result<Vec<WireGuardGateway>, ClientError> {
+        self.fetch(self.request(Method::GET, "/api/v1/wireguard/gateways")).await
+    }
+
+    pub async fn wireguard_peers(&self, org: &str) -> Result<Vec<WireGuardPeer>, ClientError> {
+        self.fetch(self.request(Method::GET, &format!("/api/v1/orgs/{org}/wireguard/peers"))).await
+    }
+
+    pub async fn wireguard_peer_create(
+        &self,
+        org: &str,
+        peer: &WireGuardPeerRequest,
+    ) -> Result<WireGuardEntrance, ClientError> {
+        self.fetch(self.request(Method::POST, &format!("/api/v1/orgs/{org}/wireguard/peers")).json(peer)).await
+    }
+
+    pub async fn wireguard_peer(&self, org: &str, name: &str) -> Result<WireGuardPeerStatus, ClientError> {
+        self.fetch(self.request(Method::GET, &format!("/api/v1/orgs/{org}/wireguard/peers/{name}"))).await
+    }
+
+    pub async fn wireguard_peer_remove(&self, org: &str, name: &str) -> Result<(), ClientError> {
+        self.send(self.request(Method::DELETE, &format!("/api/v1/orgs/{org}/wireguard/peers/{name}"))).await.map(drop)
     }
 }
 

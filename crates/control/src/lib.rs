@@ -7,6 +7,7 @@
 mod addresses;
 mod announcements;
 mod apps;
+mod devices;
 mod directory;
 mod error;
 mod images;

@@ -8,8 +8,8 @@ use atoll_rpc::identity::{Identity, Role};
 use atoll_rpc::join_token::JoinToken;
 use atoll_rpc::proto::control::{EnterNetworkRequest, JoinReply, JoinRequest};
 use atoll_store::{
-    ErrorKind, MachineFilter, NewNode, NewToken, Node, NodeMesh, NodeNetwork, NodeReport, NodeStatus, TokenHash,
-    TokenKind,
+    ErrorKind, MachineFilter, NewNode, NewToken, Node, NodeGateway, NodeMesh, NodeNetwork, NodeReport, NodeStatus,
+    TokenHash, TokenKind,
 };
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -279,14 +279,18 @@ impl Control {
 
 /// What a server says of where it is found, if it makes sense.
 fn network_of(request: &EnterNetworkRequest) -> ControlResult<NodeNetwork> {
+    let port = |port: u32| {
+        let valid = u16::try_from(port).ok().filter(|port| *port > 0);
+        valid.ok_or_else(|| ControlError::invalid(format!("{port} is no port")))
+    };
     let mesh = request.mesh.as_ref().map(|end| {
-        let port = |number: u32| {
-            let port = u16::try_from(number).ok().filter(|port| *port > 0);
-            port.ok_or_else(|| ControlError::invalid(format!("{number} is no port")))
-        };
         // A net process of an earlier version has none.
         let rpc_port = Some(end.rpc_port).filter(|number| *number > 0).map(port).transpose()?;
-        ControlResult::Ok(NodeMesh { public_key: mesh_key(&end.public_key)?, port: port(end.port)?, rpc_port })
+        ControlResult::Ok(NodeMesh { public_key: wireguard_key(&end.public_key)?, port: port(end.port)?, rpc_port })
+    });
+    let gateway = request.gateway.as_ref().map(|end| {
+        let public_key = wireguard_key(&end.public_key)?;
+        ControlResult::Ok(NodeGateway { public_key, port: port(end.port)?, websocket_port: port(end.websocket_port)? })
     });
     let address = |text: &String| {
         text.parse::<IpAddr>().map_err(|_| ControlError::invalid(format!("the public address {text:?} is none")))
@@ -295,13 +299,13 @@ fn network_of(request: &EnterNetworkRequest) -> ControlResult<NodeNetwork> {
         return Err(ControlError::invalid(format!("a server has {MAX_PUBLIC_ADDRESSES} public addresses at most")));
     }
     let public_addresses = request.public_addresses.iter().map(address).collect::<ControlResult<_>>()?;
-    Ok(NodeNetwork { mesh: mesh.transpose()?, public_addresses })
+    Ok(NodeNetwork { mesh: mesh.transpose()?, gateway: gateway.transpose()?, public_addresses })
 }
 
 /// The key in the one form that all compare.
-fn mesh_key(text: &str) -> ControlResult<String> {
+pub(crate) fn wireguard_key(text: &str) -> ControlResult<String> {
     let bytes = BASE64_STANDARD.decode(text).ok().filter(|bytes| bytes.len() == 32);
-    let bytes = bytes.ok_or_else(|| ControlError::invalid("a mesh key is 32 bytes in base64"))?;
+    let bytes = bytes.ok_or_else(|| ControlError::invalid("a WireGuard key is 32 bytes in base64"))?;
     Ok(BASE64_STANDARD.encode(bytes))
 }
 

@@ -8,6 +8,7 @@ use atoll_model::row::{AppRow, CertificateRow, MeshEnd, NodeRow, NodeState};
 use atoll_model::{Row, RowKey, RowVersion};
 use atoll_store::{AddressKind, App, AppAddress, AppStatus, Node, NodeStatus, PageRequest};
 
+use crate::devices::gateway_end;
 use crate::{Control, ControlError, ControlResult};
 
 /// Where control's rows go: the catalogue's publisher.
@@ -59,6 +60,7 @@ pub fn node_row(node: &Node) -> Row {
             endpoint: SocketAddr::new(backhaul.ip(), mesh.port),
             rpc: mesh.rpc_port.map(|port| SocketAddr::new(backhaul.ip(), port)),
         }),
+        gateway: gateway_end(node),
     })
 }
 
@@ -71,6 +73,9 @@ impl Control {
         let of = |app: &App| app_row(app, addresses.get(&app.name).map_or(&[], Vec::as_slice));
         let apps_there = apps.iter().filter(|app| app.status != AppStatus::Deleting);
         for row in apps_there.map(of).chain(nodes.iter().map(node_row)) {
+            self.rows.put(row);
+        }
+        for row in self.device_rows().await? {
             self.rows.put(row);
         }
         self.publish_certificates(&apps)?;

@@ -72,7 +72,7 @@ fn public(catalogue: Snapshot, here: &Here) -> Result<Public, Failure> {
 }
 
 fn private(catalogue: Snapshot, here: Here) -> Internal {
-    let view = View { catalogue, reach: Arc::default(), peers: Arc::default(), here, api: None };
+    let view = View { catalogue, reach: Arc::default(), here, api: None };
     Internal::new(view, None).with_callers(Box::new(|_| Some(NETWORK)))
 }
 

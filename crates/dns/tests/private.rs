@@ -53,7 +53,6 @@ fn view(machines: u32) -> View {
     View {
         catalogue: Snapshot::from_rows((1..=machines).map(machine).chain([app])),
         reach: Arc::default(),
-        peers: Arc::default(),
         here: Here { node: "ams1".parse().unwrap(), region: "ams".parse().unwrap() },
         api: None,
     }

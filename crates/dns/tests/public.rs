@@ -44,6 +44,7 @@ fn view(apps: &[&str], challenges: &[(&str, &str)]) -> View {
             worker_rpc: None,
             public_addresses: vec![address.parse().unwrap(), format!("2001:db8::{}", &name[3..]).parse().unwrap()],
             mesh: None,
+            gateway: None,
         })
     };
     let rows = apps.iter().map(app).chain([node("ams1", "192.0.2.1"), node("nrt2", "192.0.2.2")]);

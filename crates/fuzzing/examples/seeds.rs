@@ -160,6 +160,7 @@ fn node(name: &str, epoch: u64) -> Row {
         worker_rpc: None,
         public_addresses: Vec::new(),
         mesh: None,
+        gateway: None,
     })
 }
 

@@ -45,11 +45,11 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         worker_rpc: None,
         public_addresses: vec![[192, 0, 2, 1].into()],
         mesh: None,
+        gateway: None,
     });
     let machine = Row::decode(&key, &owner, MACHINE.as_bytes()).expect("a machine's row");
     let catalogue = Snapshot::from_rows([app, node, machine]);
-    let view =
-        View { catalogue: catalogue.clone(), reach: Arc::default(), peers: Arc::default(), here: here(), api: None };
+    let view = View { catalogue: catalogue.clone(), reach: Arc::default(), here: here(), api: None };
     let origin: atoll_dns::wire::Name = "zone.example".parse().expect("a name");
     let servers = vec![NameServer { name: origin, addresses: vec![[192, 0, 2, 53].into()] }];
     let signer = Signer::generate().and_then(|key| Signer::from_pkcs8(&key)).expect("a key");

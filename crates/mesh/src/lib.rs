@@ -2,6 +2,8 @@
 //! speak the same protocol on the wire, one in the kernel where it has the module, one in this process.
 //! [`open`] takes the better one and says why.
 //!
+//! Where UDP does not get through, datagrams travel in a [`stream`].
+//!
 //! A [`probe::Prober`] tells how well this node reaches the others through it.
 //!
 //! This crate knows keys, addresses and endpoints, and is told them. It knows neither the node directory
@@ -15,6 +17,7 @@ pub mod fuzz;
 pub mod kernel;
 mod key;
 pub mod probe;
+pub mod stream;
 pub mod userspace;
 
 pub use backend::{Backend, Kind, Made, Opened, make, open};

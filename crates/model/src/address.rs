@@ -53,6 +53,19 @@ pub fn flycast_address(network: NetworkId, number: u16) -> Ipv6Addr {
 /// The DNS server that every machine asks, on its own node.
 pub const MACHINE_DNS: Ipv6Addr = Ipv6Addr::new(0xfdaa, 0, 0, 0, 0, 0, 0, 3);
 
+/// All addresses of a network are in this prefix, of [`NETWORK_PREFIX`] bits.
+pub fn network_address(network: NetworkId) -> Ipv6Addr {
+    Ipv6Addr::from_bits(PREFIX | u128::from(network.0) << 80)
+}
+
+/// Leading bits that all addresses of a network share.
+pub const NETWORK_PREFIX: u8 = 48;
+
+/// The DNS server that users' devices in a network ask, at their gateway.
+pub fn network_dns(network: NetworkId) -> Ipv6Addr {
+    Ipv6Addr::from_bits(PREFIX | u128::from(network.0) << 80 | 3)
+}
+
 impl fmt::Display for NetworkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}", self.0)
@@ -85,6 +98,13 @@ mod tests {
         let address = flycast_address(NetworkId(0x18), 5);
         assert_eq!(address, "fdaa:0:18:0:1::5".parse::<Ipv6Addr>().unwrap());
         assert_eq!(network_of(address), Some(NetworkId(0x18)));
+    }
+
+    #[test]
+    fn a_network_has_a_prefix_and_a_resolver_in_it() {
+        assert_eq!(network_address(NetworkId(0x18)).to_string(), "fdaa:0:18::");
+        assert_eq!(network_dns(NetworkId(0x18)).to_string(), "fdaa:0:18::3");
+        assert_eq!(network_of(network_dns(NetworkId(0x12_3456))), Some(NetworkId(0x12_3456)));
     }
 
     #[test]

@@ -206,6 +206,11 @@ label!(
     "node name"
 );
 label!(
+    /// What a user calls a device of theirs, unique in its organization; a label of its DNS name.
+    DeviceName,
+    "device name"
+);
+label!(
     /// An organization's short name, as used in URLs.
     OrgSlug,
     "organization"

@@ -18,7 +18,7 @@ pub mod wire;
 
 pub use config::MachineConfig;
 pub use duration::GoDuration;
-pub use ids::{AppName, EventId, MachineId, MachineVersion, NodeName, OrgSlug};
+pub use ids::{AppName, DeviceName, EventId, MachineId, MachineVersion, NodeName, OrgSlug};
 pub use machine::MachineState;
 pub use region::RegionCode;
 pub use row::{Owner, Row, RowKey, RowVersion};

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::NetworkId;
 use crate::ids::{InvalidId, serde_as_text};
 use crate::service::{LoadBucket, Service};
-use crate::{AppName, MachineId, MachineState, MachineVersion, NodeName, OrgSlug, RegionCode};
+use crate::{AppName, DeviceName, MachineId, MachineState, MachineVersion, NodeName, OrgSlug, RegionCode};
 
 /// Who writes a row: control, or the node that hosts the thing described.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +66,8 @@ pub enum RowKey {
     Node(NodeName),
     /// A hostname, possibly with a leading `*.`.
     Certificate(Arc<str>),
+    /// A user's device, by its private address, which no other device ever gets.
+    Device(Ipv6Addr),
 }
 
 impl fmt::Display for RowKey {
@@ -75,6 +77,7 @@ impl fmt::Display for RowKey {
             Self::Machine(id) => write!(f, "machine/{id}"),
             Self::Node(name) => write!(f, "node/{name}"),
             Self::Certificate(host) => write!(f, "certificate/{host}"),
+            Self::Device(address) => write!(f, "device/{address}"),
         }
     }
 }
@@ -88,7 +91,11 @@ impl FromStr for RowKey {
             Some(("machine", id)) => id.parse().map(Self::Machine),
             Some(("node", name)) => name.parse().map(Self::Node),
             Some(("certificate", host)) if is_hostname_pattern(host) => Ok(Self::Certificate(host.into())),
-            _ => Err(InvalidId::new("row key", text, "app/, machine/, node/ or certificate/ and a name")),
+            Some(("device", address)) => {
+                let expected = "device/ and an IPv6 address";
+                address.parse().map(Self::Device).map_err(|_| InvalidId::new("row key", text, expected))
+            }
+            _ => Err(InvalidId::new("row key", text, "app/, machine/, node/, certificate/ or device/ and a name")),
         }
     }
 }
@@ -116,6 +123,7 @@ pub enum Row {
     Machine(MachineRow),
     Node(NodeRow),
     Certificate(CertificateRow),
+    Device(DeviceRow),
 }
 
 /// An app as routing sees it: by which names and addresses it is entered.
@@ -214,6 +222,9 @@ pub struct NodeRow {
     /// Its end of the mesh, once it has told control.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mesh: Option<MeshEnd>,
+    /// Where users' devices enter private networks here, if they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<GatewayEnd>,
 }
 
 /// Where and as whom a server takes part in the mesh.
@@ -227,6 +238,31 @@ pub struct MeshEnd {
     /// TCP: where its net process talks to those of others; none of an earlier version's.
     #[serde(default)]
     pub rpc: Option<SocketAddr>,
+}
+
+/// Where and as whom a server lets users' devices in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GatewayEnd {
+    /// The WireGuard key, 32 bytes in base64; not the one of the mesh.
+    pub public_key: String,
+    /// UDP.
+    pub endpoint: SocketAddr,
+    /// TCP, at the same address: the edge's HTTPS port, where datagrams may travel in a WebSocket.
+    pub websocket_port: u16,
+}
+
+/// A user's device: a WireGuard peer that is in one private network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeviceRow {
+    pub name: DeviceName,
+    pub org: OrgSlug,
+    pub network: NetworkId,
+    /// Its 6PN address.
+    pub address: Ipv6Addr,
+    /// The device's WireGuard key, 32 bytes in base64.
+    pub public_key: String,
+    /// The server that lets it in.
+    pub gateway: NodeName,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -283,6 +319,7 @@ impl Row {
             Self::Machine(row) => RowKey::Machine(row.id),
             Self::Node(row) => RowKey::Node(row.name.clone()),
             Self::Certificate(row) => RowKey::Certificate(row.host.clone()),
+            Self::Device(row) => RowKey::Device(row.address),
         }
     }
 
@@ -290,7 +327,7 @@ impl Row {
     pub fn rightful_owner(&self) -> Owner {
         match self {
             Self::Machine(row) => Owner::Node(row.node.clone()),
-            Self::App(_) | Self::Node(_) | Self::Certificate(_) => Owner::Control,
+            Self::App(_) | Self::Node(_) | Self::Certificate(_) | Self::Device(_) => Owner::Control,
         }
     }
 
@@ -335,18 +372,21 @@ mod tests {
             worker_rpc: None,
             public_addresses: Vec::new(),
             mesh: None,
+            gateway: None,
         })
     }
 
     #[test]
     fn keys_and_owners_survive_their_text_form() {
-        for text in ["app/web", "machine/73d8d46dbee589", "node/ams1", "certificate/*.example.org"] {
+        let keys =
+            ["app/web", "machine/73d8d46dbee589", "node/ams1", "certificate/*.example.org", "device/fdaa:0:1::5:2"];
+        for text in keys {
             assert_eq!(text.parse::<RowKey>().unwrap().to_string(), text);
         }
         for text in ["control", "node/ams1"] {
             assert_eq!(text.parse::<Owner>().unwrap().to_string(), text);
         }
-        for bad in ["", "app", "app/", "app/Web", "certificate/..", "certificate/a b", "thing/x"] {
+        for bad in ["", "app", "app/", "app/Web", "certificate/..", "certificate/a b", "device/web", "thing/x"] {
             assert!(bad.parse::<RowKey>().is_err(), "{bad} was accepted");
         }
     }

@@ -1,6 +1,8 @@
 //! Bodies of Atoll's own API (`/api/v1`), shared by server and client. The Machines API (`/v1`) has
 //! its shapes from outside; these are ours. Fields are added, never reused.
 
+mod devices;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -10,6 +12,8 @@ use utoipa::ToSchema;
 use crate::machine::CheckResult;
 use crate::row::NodeState;
 use crate::{AppName, MachineId, MachineState, MachineVersion, NodeName, OrgSlug, RegionCode};
+
+pub use devices::*;
 
 /// An error as every route answers it. `error` is the text for people.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]

@@ -1,4 +1,5 @@
-//! The server's secret in the mesh. It stays for the life of the state folder and never leaves it.
+//! The server's secrets, in the mesh and towards users' devices. They stay for the life of the state folder
+//! and never leave it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,11 @@ use base64::prelude::BASE64_STANDARD;
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    #[error("cannot read the mesh key {path}", path = .path.display())]
+    #[error("cannot read the WireGuard key {path}", path = .path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("cannot write the mesh key {path}", path = .path.display())]
+    #[error("cannot write the WireGuard key {path}", path = .path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("{path} holds no mesh key; without it this server is another one to its peers", path = .path.display())]
+    #[error("{path} holds no WireGuard key; without it this server is another one to its peers", path = .path.display())]
     Damaged { path: PathBuf, source: KeyError },
 }
 

@@ -1,8 +1,9 @@
 //! Which peers this server's link has and which addresses lead to each: a pure function of the catalogue,
 //! and the way from one such state to the next.
 //!
-//! A peer is allowed its own address, and those of its machines in networks that this server carries,
-//! which are the networks of its own machines: nothing else could be meant for it.
+//! A peer is allowed its own address, and those of its machines and of the devices that enter at it, in
+//! networks that this server carries, which are those of its own machines and devices: nothing else could be
+//! meant for it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -63,14 +64,22 @@ pub fn wanted(catalogue: &Snapshot, here: &NodeName, own: PublicKey) -> Wanted {
                 wanted.addresses.insert(machine.private_ipv6, *key);
             }
         }
+        // After machines, whose rows are other servers' word: control's counts more.
+        for device in catalogue.devices_in(network) {
+            if let Some(key) = keys.get(&device.gateway) {
+                wanted.addresses.insert(device.address, *key);
+            }
+        }
     }
     wanted
 }
 
-/// Networks of this server's machines, in whatever state: a stopped one may be woken at any moment.
+/// Networks of this server's machines, in whatever state, as a stopped one may be woken at any moment; and of
+/// the devices that enter here.
 fn carried(catalogue: &Snapshot, here: &NodeName) -> HashSet<NetworkId> {
     let own = catalogue.machines().filter(|machine| machine.node == *here && is_there(machine));
-    own.map(|machine| machine.network).collect()
+    let devices = catalogue.devices().filter(|device| device.gateway == *here);
+    own.map(|machine| machine.network).chain(devices.map(|device| device.network)).collect()
 }
 
 fn is_there(machine: &MachineRow) -> bool {

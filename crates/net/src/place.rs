@@ -23,13 +23,27 @@ pub struct Place {
     pub mark: u32,
     /// UDP; 0: whichever is free.
     pub port: u16,
+    /// The interface of users' devices.
+    pub devices: String,
+    /// UDP, as `port`.
+    pub devices_port: u16,
+    /// Names every kernel object of this server.
+    pub instance: u32,
 }
 
 impl Place {
     /// `instance` names every kernel object of this server.
-    pub fn new(instance: u32, public_key: PublicKey, port: u16) -> Self {
+    pub fn new(instance: u32, public_key: PublicKey, port: u16, devices_port: u16) -> Self {
         let mark = if instance < FIRST_TABLE { instance + FIRST_TABLE } else { instance };
-        Self { link: format!("atm{instance:08x}"), address: node_address(&public_key.0), mark, port }
+        Self {
+            link: format!("atm{instance:08x}"),
+            address: node_address(&public_key.0),
+            mark,
+            port,
+            devices: format!("atu{instance:08x}"),
+            devices_port,
+            instance,
+        }
     }
 }
 
@@ -39,9 +53,9 @@ mod tests {
 
     #[test]
     fn no_instance_gets_a_table_of_the_kernels() {
-        let place = |instance| Place::new(instance, PublicKey([1; 32]), 51820);
+        let place = |instance| Place::new(instance, PublicKey([1; 32]), 51820, 51821);
         assert_eq!(place(0x1a2b_3c4d).link, "atm1a2b3c4d");
         assert!(place(0).mark >= FIRST_TABLE && place(254).mark >= FIRST_TABLE);
-        assert!(place(u32::MAX).link.len() < 16);
+        assert!(place(u32::MAX).link.len() < 16 && place(u32::MAX).devices.len() < 16);
     }
 }

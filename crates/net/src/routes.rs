@@ -8,6 +8,8 @@
 //!   from this server's own address to other servers' → <table>
 //! ```
 
+mod devices;
+
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -22,6 +24,8 @@ use rustix::io::Errno;
 use atoll_model::address::NODES_PREFIX;
 
 use crate::Place;
+
+pub use devices::DeviceRoutes;
 
 /// Where our rules stand among others': before the main table's, in their order.
 const FIRST_RULE: u32 = 5_210;
@@ -63,6 +67,7 @@ fn unless(known: Errno, result: Result<(), Error>) -> Result<(), Error> {
 }
 
 /// The routes of the network namespace in which they were opened.
+#[derive(Clone)]
 pub struct Routes {
     handle: Handle,
     place: Place,
@@ -107,7 +112,7 @@ impl Routes {
     pub async fn lead_into_link(&self) -> Result<(), RouteError> {
         let Place { link, .. } = &self.place;
         let action = || format!("lead private addresses into {link}");
-        let index = self.link_index().await.map_err(failed(action()))?;
+        let index = self.link_index(link).await.map_err(failed(action()))?;
         let index = index.ok_or_else(|| RouteError { action: action(), source: io::ErrorKind::NotFound.into() })?;
         self.handle
             .link()
@@ -119,13 +124,15 @@ impl Routes {
         self.replace(route).await.map_err(failed(action()))
     }
 
-    /// Removes all that was made, and the link.
+    /// Removes all that was made, and the links.
     ///
     /// # Errors
     /// If the kernel refuses.
     pub async fn remove(&self) -> Result<(), RouteError> {
-        if let Some(index) = self.link_index().await.map_err(failed("look for the mesh's link"))? {
-            self.handle.link().del(index).execute().await.map_err(failed("remove the mesh's link"))?;
+        for link in [&self.place.link, &self.place.devices] {
+            if let Some(index) = self.link_index(link).await.map_err(failed(format!("look for {link}")))? {
+                self.handle.link().del(index).execute().await.map_err(failed(format!("remove {link}")))?;
+            }
         }
         self.remove_rules().await.map_err(failed("remove the rules for private addresses"))?;
         self.remove_routes().await.map_err(failed("remove the private routes"))?;
@@ -140,8 +147,8 @@ impl Routes {
         self.handle.route().add(route).replace().execute().await
     }
 
-    async fn link_index(&self) -> Result<Option<u32>, Error> {
-        let mut found = self.handle.link().get().match_name(self.place.link.clone()).execute();
+    async fn link_index(&self, link: &str) -> Result<Option<u32>, Error> {
+        let mut found = self.handle.link().get().match_name(link.to_owned()).execute();
         match found.try_next().await {
             Ok(link) => Ok(link.map(|link| link.header.index)),
             Err(Error::NetlinkError(message)) if message.raw_code() == -Errno::NODEV.raw_os_error() => Ok(None),

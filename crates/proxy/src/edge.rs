@@ -67,7 +67,8 @@ pub struct EdgeHandle {
 
 /// Starts an edge on threads of its own.
 pub fn start(config: EdgeConfig, surroundings: Surroundings, listeners: Listeners) -> Result<EdgeHandle, StartError> {
-    let certificates = Arc::new(Certificates::new(surroundings.routes.clone()).map_err(StartError::Tls)?);
+    let certificates =
+        Arc::new(Certificates::new(surroundings.routes.clone(), &config.app_domain).map_err(StartError::Tls)?);
     let edge = Arc::new(Edge {
         replay: ReplayBudget::new(config.limits.replay_bytes_total),
         config,

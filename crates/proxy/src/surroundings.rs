@@ -3,6 +3,7 @@
 //! these traits.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +23,8 @@ pub struct Surroundings {
     /// `None`: this edge talks to no other one (a platform of one node).
     pub backhaul: Option<Arc<dyn BackhaulTls>>,
     pub access_log: Arc<dyn AccessLog>,
+    /// A Unix socket that takes WebSockets of users' devices; `None`: this server lets none in.
+    pub devices: Option<PathBuf>,
 }
 
 /// The replicated catalogue.

@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0006_addresses.sql"),
     include_str!("../migrations/0007_mesh_rpc.sql"),
     include_str!("../migrations/0008_network_policies.sql"),
+    include_str!("../migrations/0009_devices.sql"),
 ];
 
 /// What this program's records look like.

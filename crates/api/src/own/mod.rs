@@ -12,6 +12,7 @@ mod records;
 mod registries;
 mod tokens;
 mod unknown;
+mod wireguard;
 
 use crate::describe::Routes;
 
@@ -29,4 +30,5 @@ pub fn routes() -> Routes {
         .merge(registries::routes())
         .merge(tokens::routes())
         .merge(unknown::routes())
+        .merge(wireguard::routes())
 }

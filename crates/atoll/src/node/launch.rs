@@ -36,6 +36,7 @@ pub struct RunFile {
     /// Present where control runs.
     pub control: Option<ControlOptions>,
     /// Where this server really listens, also where an option said port 0.
+    pub https: SocketAddr,
     pub backhaul: SocketAddr,
     pub worker_rpc: SocketAddr,
     pub mesh_rpc: SocketAddr,
@@ -165,6 +166,7 @@ pub async fn launch(
         sockets.add("dns-udp", udp);
         sockets.add("dns-tcp", tcp);
     }
+    sockets.add("devices", sockets::bind_private(&state.devices_socket(), server.edge_uid)?);
     sockets.add("metrics", metrics_socket("net")?);
     // The interface's device file may be root's alone; this right is given up once it is open.
     let capabilities = CapabilitySet::NET_ADMIN | CapabilitySet::DAC_OVERRIDE;
@@ -173,6 +175,7 @@ pub async fn launch(
 
     let bound = |address: &str| address.parse().context("a listening socket has no address");
     let run_file = RunFile {
+        https: bound(&ready.https)?,
         backhaul: bound(&ready.backhaul)?,
         worker_rpc: bound(&ready.worker_rpc)?,
         mesh_rpc,

@@ -7,6 +7,7 @@ use clap::Args;
 
 use atoll_driver::ContainerDriver;
 use atoll_net::Place;
+use atoll_net::devices::rules;
 use atoll_net::routes::Routes;
 use atoll_worker::remove_traces;
 
@@ -51,7 +52,9 @@ pub async fn leave(command: LeaveCommand) -> anyhow::Result<()> {
     let driver = ContainerDriver::new(&own.join("bin")).context("cannot prepare the container driver")?;
     let machines = remove_traces(&own, instance, &driver).await?;
     let key = atoll_net::key::load_or_create(&state.mesh_key())?;
-    Routes::open(&Place::new(instance, key.public(), 0))?.remove().await?;
+    let place = Place::new(instance, key.public(), 0, 0);
+    Routes::open(&place)?.remove().await?;
+    rules::apply(rules::removal(&place)).await?;
     // Last: until then the same command finishes what a kill interrupted.
     let left = state.node_file().with_extension("json.left");
     std::fs::rename(state.node_file(), &left)

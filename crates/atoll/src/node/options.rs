@@ -50,6 +50,10 @@ pub struct ServerOptions {
     #[arg(long, env = "ATOLL_MESH_RPC", default_value = "0.0.0.0:4285")]
     pub mesh_rpc: SocketAddr,
 
+    /// Users' own devices: the UDP port at which WireGuard lets them into private networks
+    #[arg(long, env = "ATOLL_WIREGUARD_PORT", default_value_t = 51821)]
+    pub wireguard_port: u16,
+
     /// Servers' private network: the UDP port for connections opened before WireGuard is up again
     #[arg(long, env = "ATOLL_MESH_RESUME_PORT", default_value_t = 51822)]
     pub mesh_resume_port: u16,

@@ -34,7 +34,7 @@ pub fn make_folders(state: &StateDir, options: &ServerOptions) -> anyhow::Result
 pub fn private_place(state: &StateDir, node: &NodeFile, options: &ServerOptions) -> anyhow::Result<Place> {
     let key = atoll_net::key::load_or_create(&state.mesh_key())?;
     hand_over(&state.mesh_key(), options.net_uid)?;
-    Ok(Place::new(node.instance_number()?, key.public(), options.mesh_port))
+    Ok(Place::new(node.instance_number()?, key.public(), options.mesh_port, options.wireguard_port))
 }
 
 /// A known region, or an error that lists them.

@@ -57,6 +57,21 @@ impl StateDir {
         self.role("control").join("alive")
     }
 
+    /// The server's secret towards users' devices.
+    pub fn gateway_key(&self) -> PathBuf {
+        self.role("net").join("gateway.key")
+    }
+
+    /// The edge hands WebSockets of users' devices to this server's gateway here.
+    pub fn devices_socket(&self) -> PathBuf {
+        self.run().join("devices.sock")
+    }
+
+    /// Where users' devices spoke from last.
+    pub fn devices(&self) -> PathBuf {
+        self.role("net").join("devices")
+    }
+
     pub fn authority(&self) -> PathBuf {
         self.role("control").join("ca")
     }

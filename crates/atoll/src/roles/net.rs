@@ -1,12 +1,14 @@
 //! The net process: this server's end of the mesh, the DNS server of its machines and, if the operator says
 //! so, one of the platform's public ones. What all do follows from this process's own copy of the catalogue.
 
+mod devices;
 mod following;
 mod metrics;
 mod public;
 mod report;
 mod resume;
 mod secrets;
+mod websocket;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -55,6 +57,7 @@ use crate::node::{metrics as own_metrics, sockets, supervisor};
 
 /// Where the process says on its private socket how the mesh is.
 pub const MESH_PATH: &str = "/mesh";
+pub use devices::DEVICES_PATH;
 /// What links between servers nearly always carry.
 const UNDERLAY_MTU: u16 = 1500;
 /// How often names are answered by fresh probes.
@@ -67,41 +70,48 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub fn run(common: Common) -> anyhow::Result<()> {
     let Common { node, run, .. } = &common;
     let private_key = key::load_or_create(&common.state.mesh_key())?;
-    let made = make_link(&run.place, &private_key)?;
+    let Place { link, port, .. } = &run.place;
+    let without = "this server is not part of the mesh: its machines do not reach those of other servers";
+    let mesh = make_link(link, *port, &private_key, without)
+        .context("cannot join the mesh; another UDP port can be given with --mesh-port")?;
+    let devices = devices::make(&common.state, &run.place)?;
     let options = &run.server;
     let zones =
         options.dns.map(|_| PublicZones::read(options.dns_zones.as_deref(), &options.public_address, &node.app_domain));
     let zones = zones.transpose()?;
     supervisor::keep_only(CapabilitySet::NET_ADMIN).context("cannot give up privileges")?;
-    runtime(1)?.block_on(serve(common, private_key, made, zones))
+    runtime(1)?.block_on(serve(common, private_key, MadeLinks { mesh, devices }, zones))
 }
 
-/// None where this host has no such links at all: its machines then reach those of this server alone.
-fn make_link(place: &Place, private_key: &PrivateKey) -> anyhow::Result<Option<Made>> {
+/// The links of this process, made and not carrying yet.
+struct MadeLinks {
+    mesh: Option<Made>,
+    devices: Option<devices::Making>,
+}
+
+/// None where this host has no such links at all: `without` says what that means.
+fn make_link(link: &str, port: u16, private_key: &PrivateKey, without: &str) -> anyhow::Result<Option<Made>> {
     let settings = Settings {
-        link: place.link.clone(),
-        listen_port: place.port,
+        link: link.to_owned(),
+        listen_port: port,
         mtu: link_mtu(UNDERLAY_MTU),
         private_key: private_key.clone(),
     };
-    kernel::delete_leftover(&place.link)?;
+    kernel::delete_leftover(link)?;
     match atoll_mesh::make(&settings) {
         Ok(made) => Ok(Some(made)),
         Err(error @ MeshError::Link { .. }) => {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "this server is not part of the mesh: its machines do not reach those of other servers"
-            );
+            tracing::error!(error = &error as &dyn std::error::Error, "{without}");
             Ok(None)
         }
-        Err(error) => Err(error).context("cannot join the mesh; another UDP port can be given with --mesh-port"),
+        Err(error) => Err(error.into()),
     }
 }
 
 async fn serve(
     common: Common,
     private_key: PrivateKey,
-    made: Option<Made>,
+    made: MadeLinks,
     zones: Option<PublicZones>,
 ) -> anyhow::Result<()> {
     let mut handed = sockets::take()?;
@@ -116,7 +126,7 @@ async fn serve(
     let peers = Arc::new(ArcSwap::<Wanted>::default());
     let secrets = Arc::new(open_secrets(&state.role("net"))?);
     let mut resumption = None;
-    let backend = match made {
+    let backend = match made.mesh {
         Some(made) => {
             let backend = carry(made)?;
             let own = Party { node: node.name.clone(), mesh_key: private_key.public().0 };
@@ -138,6 +148,13 @@ async fn serve(
         }
         None => None,
     };
+    let devices = match made.devices {
+        Some(made) => made.start(&routes, &run.place, &node.name, &replica).await?,
+        None => None,
+    };
+    if let Some((devices, socket)) = devices.as_ref().zip(sockets::unix_listener(&mut handed, "devices")) {
+        websocket::serve(socket, devices.port())?;
+    }
     let entered = EnterNetworkRequest {
         mesh: backend.as_ref().map(|backend| MeshEnd {
             public_key: private_key.public().to_string(),
@@ -145,6 +162,7 @@ async fn serve(
             rpc_port: u32::from(run.mesh_rpc.port()),
         }),
         public_addresses: run.server.public_address.iter().map(ToString::to_string).collect(),
+        gateway: devices.as_ref().map(|devices| devices.end(run.https.port())),
     };
     tokio::spawn(stay_entered(entered, node.clone(), control.clone(), replica.clone()));
 
@@ -192,7 +210,8 @@ async fn serve(
             mtu: link_mtu(UNDERLAY_MTU),
         };
         let sources = metrics::sources(backend, reach, replica, counters, resumption);
-        own_metrics::serve_beside("net", socket, sources, report.into_router())?;
+        let devices = devices.map(devices::Devices::into_router).unwrap_or_default();
+        own_metrics::serve_beside("net", socket, sources, report.into_router().merge(devices))?;
     }
     supervisor::say_ready();
 
@@ -262,13 +281,22 @@ fn says(row: &NodeRow, entered: &EnterNetworkRequest) -> bool {
         (Some(known), Some(own)) => known.public_key == own.public_key && u32::from(known.endpoint.port()) == own.port,
         (known, own) => known.is_none() && own.is_none(),
     };
+    let gateway = match (&row.gateway, &entered.gateway) {
+        (Some(known), Some(own)) => {
+            known.public_key == own.public_key
+                && u32::from(known.endpoint.port()) == own.port
+                && u32::from(known.websocket_port) == own.websocket_port
+        }
+        (known, own) => known.is_none() && own.is_none(),
+    };
     // Where none was said, control puts one.
     let addresses = row.public_addresses.iter().map(ToString::to_string);
     let rpc = match (&row.mesh, &entered.mesh) {
         (Some(known), Some(own)) => known.rpc.is_some_and(|rpc| u32::from(rpc.port()) == own.rpc_port),
         _ => true,
     };
-    mesh && rpc && (entered.public_addresses.is_empty() || addresses.eq(entered.public_addresses.iter().cloned()))
+    let told = entered.public_addresses.is_empty() || addresses.eq(entered.public_addresses.iter().cloned());
+    mesh && rpc && gateway && told
 }
 
 /// Names outside the private network, asked of whom this host asks.
@@ -295,7 +323,6 @@ impl Names {
         View {
             catalogue: self.replica.snapshot().as_ref().clone(),
             reach: self.reach.load_full(),
-            peers: Arc::default(),
             here: self.here.clone(),
             api: None,
         }

@@ -1,6 +1,7 @@
 //! What a server knows of the place where it stands, told to control: what the guard beside it announces.
 
 use std::io::{ErrorKind, Read};
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use tonic::{Request, Response, Status};
@@ -8,9 +9,11 @@ use tonic::{Request, Response, Status};
 use atoll_anycast::guard::files::REPORT;
 use atoll_anycast::guard::report::Report;
 use atoll_rpc::proto::place::place_server::{Place, PlaceServer};
-use atoll_rpc::proto::place::{AnnouncementsReply, AnnouncementsRequest, MeshReply, MeshRequest};
+use atoll_rpc::proto::place::{
+    AnnouncementsReply, AnnouncementsRequest, DeviceReply, DeviceRequest, MeshReply, MeshRequest,
+};
 
-use super::net::MESH_PATH;
+use super::net::{DEVICES_PATH, MESH_PATH};
 use crate::node::metrics;
 
 /// Longer files are no reports.
@@ -50,6 +53,15 @@ impl Place for PlaceService {
         });
         Ok(Response::new(MeshReply { report_json: report.unwrap_or_default().into() }))
     }
+
+    async fn device(&self, request: Request<DeviceRequest>) -> Result<Response<DeviceReply>, Status> {
+        let address = &request.get_ref().address;
+        let address: Ipv6Addr =
+            address.parse().map_err(|_| Status::invalid_argument(format!("{address:?} is no device's address")))?;
+        let report = metrics::ask(&self.net, &format!("{DEVICES_PATH}/{address}")).await;
+        let report = report.map_err(|error| Status::unavailable(format!("the net process does not say: {error:#}")))?;
+        Ok(Response::new(DeviceReply { report_json: report.into() }))
+    }
 }
 
 /// Empty if there is none.
@@ -70,6 +82,8 @@ fn is_guard(pid: i32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
 
     #[tokio::test]
@@ -81,5 +95,9 @@ mod tests {
         assert!(!is_guard(std::process::id().cast_signed()));
         let reply = place.mesh(Request::new(MeshRequest {})).await.unwrap().into_inner();
         assert_eq!(reply, MeshReply::default(), "nobody answers");
+        for (address, code) in [("fdaa:0:1::5:2", Code::Unavailable), ("../mesh", Code::InvalidArgument)] {
+            let asked = place.device(Request::new(DeviceRequest { address: address.to_owned() })).await;
+            assert_eq!(asked.unwrap_err().code(), code);
+        }
     }
 }

@@ -49,13 +49,13 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let images = NodeImages::new(images, control.clone())?;
     let keys = FileKeys::open_or_create(&own.join("root.key")).context("cannot open the node's key")?;
     let instance = node.instance_number()?;
-    let Place { link, address, mark, .. } = run.place.clone();
+    let Place { link, address, mark, devices, .. } = run.place.clone();
     let networks = HostNetworks::open(NetworkConfig {
         instance,
         state_dir: own.clone(),
         block: None,
         ready_namespaces: 4,
-        mesh: Some(MeshFace { link, address, mark }),
+        mesh: Some(MeshFace { link, address, mark, devices }),
     })
     .await?;
     let networks = Arc::new(networks);

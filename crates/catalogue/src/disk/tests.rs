@@ -47,6 +47,7 @@ fn replica() -> Replica {
         worker_rpc: None,
         public_addresses: Vec::new(),
         mesh: None,
+        gateway: None,
     }))
     .unwrap();
     log.put(&Row::Certificate(CertificateRow {

@@ -272,6 +272,7 @@ mod tests {
         prop_oneof![
             any::<u64>().prop_map(|random| RowKey::Machine(atoll_model::MachineId::from_random(random))),
             "[a-z]{1,8}".prop_map(|name| RowKey::App(name.parse().unwrap())),
+            any::<u128>().prop_map(|bits| RowKey::Device(bits.into())),
             "[a-z]{1,8}".prop_map(|name| RowKey::Certificate(format!("*.{name}").into())),
         ]
     }

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use atoll_model::row::{InvalidRow, MAX_ROW_BYTES, MachineRow, NodeRow, is_hostname_pattern};
+use atoll_model::address::network_of;
+use atoll_model::row::{DeviceRow, InvalidRow, MAX_ROW_BYTES, MachineRow, NodeRow, is_hostname_pattern};
 use atoll_model::service::Port;
 use atoll_model::{Owner, Row, RowKey};
 
@@ -49,6 +50,7 @@ pub(super) fn read(key: &RowKey, owner: &Owner, body: &[u8]) -> Result<Row, Refu
         Row::Machine(machine) => check_machine(machine),
         Row::Node(node) => check_node(node),
         Row::Certificate(_) => Ok(()),
+        Row::Device(device) => check_device(device),
     };
     match sensible {
         Ok(()) => Ok(row),
@@ -80,6 +82,13 @@ fn check_machine(machine: &MachineRow) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn check_device(device: &DeviceRow) -> Result<(), String> {
+    match network_of(device.address) == Some(device.network) && device.network.0 != 0 {
+        true => Ok(()),
+        false => Err(format!("{} is no address in network {}", device.address, device.network)),
+    }
 }
 
 fn is_reversed(port: &Port) -> bool {

@@ -72,6 +72,7 @@ mod tests {
                 worker_rpc: Some("192.0.2.1:4281".parse().unwrap()),
                 public_addresses: Vec::new(),
                 mesh: None,
+                gateway: None,
             })
         };
         Snapshot::from_rows([

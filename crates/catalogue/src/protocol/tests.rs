@@ -42,6 +42,7 @@ fn node(name: &str, epoch: u64, state: NodeState) -> Row {
         worker_rpc,
         public_addresses: Vec::new(),
         mesh: None,
+        gateway: None,
     })
 }
 

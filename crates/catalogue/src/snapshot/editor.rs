@@ -2,9 +2,10 @@
 //! equal service lists and names are stored once.
 
 use std::collections::HashMap;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use atoll_model::row::{AppRow, CertificateRow, MachineRow, NodeRow, Row, RowKey, ServiceRow};
+use atoll_model::row::{AppRow, CertificateRow, DeviceRow, MachineRow, NodeRow, Row, RowKey, ServiceRow};
 use atoll_model::{AppName, MachineId};
 
 use super::{Claimants, Snapshot};
@@ -38,6 +39,7 @@ impl Editor {
             Row::Machine(row) => self.put_machine(row),
             Row::Node(row) => self.put_node(row),
             Row::Certificate(row) => self.put_certificate(row),
+            Row::Device(row) => self.put_device(row),
         }
     }
 
@@ -50,6 +52,7 @@ impl Editor {
                 self.view.nodes.remove(name);
             }
             RowKey::Certificate(host) => self.view.certificates.remove(host),
+            RowKey::Device(address) => self.remove_device(address),
         }
     }
 
@@ -150,6 +153,24 @@ impl Editor {
     fn put_certificate(&mut self, row: CertificateRow) {
         let host = row.host.clone();
         self.view.certificates.insert(&host, Arc::new(row));
+    }
+
+    fn put_device(&mut self, row: DeviceRow) {
+        self.remove_device(&row.address);
+        let row = Arc::new(row);
+        let siblings = Arc::make_mut(self.view.devices_by_network.entry(row.network));
+        let at = siblings.partition_point(|sibling| (&sibling.name, sibling.address) < (&row.name, row.address));
+        siblings.insert(at, row.clone());
+        self.view.devices.insert(row.address, row);
+    }
+
+    fn remove_device(&mut self, address: &Ipv6Addr) {
+        let Some(row) = self.view.devices.remove(address) else { return };
+        let siblings = Arc::make_mut(self.view.devices_by_network.entry(row.network));
+        siblings.retain(|sibling| sibling.address != *address);
+        if siblings.is_empty() {
+            self.view.devices_by_network.remove(&row.network);
+        }
     }
 
     fn shared_app_name(&self, name: AppName) -> AppName {

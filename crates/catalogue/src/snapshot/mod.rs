@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use atoll_model::address::NetworkId;
-use atoll_model::row::{AppRow, CertificateRow, MachineRow, NodeRow, Row};
+use atoll_model::row::{AppRow, CertificateRow, DeviceRow, MachineRow, NodeRow, Row};
 use atoll_model::{AppName, MachineId, NodeName};
 
 pub use editor::Editor;
@@ -36,6 +36,9 @@ pub struct Snapshot {
     /// By 6PN address. Workers give each to one machine; of two that claim one, the last row counts.
     machine_by_address: Shards<Ipv6Addr, MachineId>,
     certificates: HostTable<Arc<CertificateRow>>,
+    devices: Shards<Ipv6Addr, Arc<DeviceRow>>,
+    /// Sorted by name. Never holds an empty list.
+    devices_by_network: Shards<NetworkId, Arc<Vec<Arc<DeviceRow>>>>,
 }
 
 /// Apps that name the same host or address, sorted; the first one has it. Control gives a name to
@@ -99,6 +102,16 @@ impl Snapshot {
         self.machine_by_address.get(&address).and_then(|id| self.machines.get(id))
     }
 
+    /// The users' devices in a private network, by name.
+    pub fn devices_in(&self, network: NetworkId) -> &[Arc<DeviceRow>] {
+        self.devices_by_network.get(&network).map_or(&[], |devices| devices.as_slice())
+    }
+
+    /// The user's device with this 6PN address.
+    pub fn device_by_address(&self, address: Ipv6Addr) -> Option<&Arc<DeviceRow>> {
+        self.devices.get(&address)
+    }
+
     fn first_of(&self, claimants: &Claimants) -> Option<&Arc<AppRow>> {
         self.apps.get(claimants.first()?)
     }
@@ -131,6 +144,11 @@ impl Snapshot {
     /// All certificates, in no particular order.
     pub fn certificates(&self) -> impl Iterator<Item = &Arc<CertificateRow>> {
         self.certificates.values()
+    }
+
+    /// All users' devices, in no particular order.
+    pub fn devices(&self) -> impl Iterator<Item = &Arc<DeviceRow>> {
+        self.devices.values()
     }
 
     pub fn machine_count(&self) -> usize {

@@ -54,6 +54,38 @@ fn certificate(host: &str) -> Row {
     })
 }
 
+fn device(name: &str, network: u32, address: &str) -> Row {
+    Row::Device(DeviceRow {
+        name: name.parse().unwrap(),
+        org: "acme".parse().unwrap(),
+        network: NetworkId(network),
+        address: address.parse().unwrap(),
+        public_key: "a key".into(),
+        gateway: "ams1".parse().unwrap(),
+    })
+}
+
+#[test]
+fn devices_are_found_by_network_and_address_until_they_go() {
+    let phone = "fdaa:0:1::8:2".parse().unwrap();
+    let mut editor = Editor::default();
+    editor.put(device("phone", 1, "fdaa:0:1::8:2"));
+    editor.put(device("laptop", 1, "fdaa:0:1::7:2"));
+    editor.put(device("laptop", 2, "fdaa:0:2::7:2"));
+    // Under another name.
+    editor.put(device("tablet", 1, "fdaa:0:1::8:2"));
+    let view = editor.view();
+    let names = |view: &Snapshot, network| -> Vec<String> {
+        view.devices_in(NetworkId(network)).iter().map(|row| row.name.to_string()).collect()
+    };
+    assert_eq!((names(view, 1), names(view, 2)), (vec!["laptop".into(), "tablet".into()], vec!["laptop".into()]));
+    assert_eq!(view.device_by_address(phone).unwrap().name.as_str(), "tablet");
+    editor.remove(&RowKey::Device(phone));
+    editor.remove(&RowKey::Device("fdaa:0:2::7:2".parse().unwrap()));
+    assert_eq!(names(editor.view(), 1), ["laptop"]);
+    assert!(editor.view().devices_in(NetworkId(2)).is_empty() && editor.view().device_by_address(phone).is_none());
+}
+
 fn name_of(app: Option<&Arc<AppRow>>) -> Option<&str> {
     app.map(|row| row.name.as_str())
 }

@@ -19,6 +19,7 @@ mod scale;
 mod secrets;
 mod status;
 mod token;
+mod wireguard;
 
 use clap::Subcommand;
 
@@ -55,6 +56,9 @@ pub enum Command {
     /// The servers' private network
     #[command(subcommand)]
     Mesh(mesh::MeshCommand),
+    /// Your own devices in private networks
+    #[command(subcommand, visible_alias = "wg")]
+    Wireguard(wireguard::WireguardCommand),
     /// Where users enter the platform
     #[command(subcommand)]
     Edge(edge::EdgeCommand),
@@ -98,6 +102,7 @@ pub async fn run(command: Command, connection: &Connection, printer: &Printer) -
         Command::Regions(command) => regions::run(command, &client, printer).await,
         Command::Image(command) => image::run(command, &client, printer).await,
         Command::Mesh(command) => mesh::run(command, &client, printer).await,
+        Command::Wireguard(command) => wireguard::run(command, &client, printer).await,
         Command::Edge(command) => edge::run(command, &client, printer).await,
         Command::Ips(command) => ips::run(command, &client, printer).await,
         Command::Registry(command) => registry::run(command, &client, printer).await,

@@ -67,10 +67,14 @@ fn internal(view: &View, caller: NetworkId, form: Form<'_>, kind: Type, turn: u1
         Form::Apps => text(kind, || lists::apps(view, caller)),
         Form::Peers => text(kind, || lists::peers(view, caller)),
         Form::Instances { all } => text(kind, || lists::instances(view, caller, all)),
-        Form::Peer(peer) => match view.peers.get(&caller).and_then(|peers| peers.get(peer)) {
-            Some(address) => addresses(kind, || vec![*address]),
-            None => Answer::NoSuchName,
-        },
+        Form::Peer(peer) => {
+            // Sorted by name.
+            let devices = view.catalogue.devices_in(caller);
+            match devices.binary_search_by(|device| device.name.as_str().cmp(peer)) {
+                Ok(at) => addresses(kind, || vec![devices[at].address]),
+                Err(_) => Answer::NoSuchName,
+            }
+        }
         Form::Api => match view.api {
             Some(address) => addresses(kind, || vec![address]),
             None => Answer::NoSuchName,

@@ -35,8 +35,8 @@ pub(super) fn apps(view: &View, network: NetworkId) -> String {
 }
 
 pub(super) fn peers(view: &View, network: NetworkId) -> String {
-    let names = view.peers.get(&network).into_iter().flat_map(|peers| peers.keys());
-    joined(names.filter(|name| !name.starts_with(HIDDEN_PEER)), ',')
+    let names = view.catalogue.devices_in(network).iter().map(|device| &device.name);
+    joined(names.filter(|name| !name.as_str().starts_with(HIDDEN_PEER)), ',')
 }
 
 /// `id region`, by id.

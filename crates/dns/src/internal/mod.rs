@@ -13,7 +13,7 @@ mod view;
 
 pub use answer::{Answer, answer};
 pub use responder::{Callers, Internal, Recursion};
-pub use view::{Here, Peers, View};
+pub use view::{Here, View};
 
 #[cfg(test)]
 mod tests;

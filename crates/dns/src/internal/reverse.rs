@@ -63,7 +63,6 @@ fn pointer(view: &View, caller: NetworkId, address: Ipv6Addr) -> Option<Name> {
     if let Some(app) = view.catalogue.app_by_address(IpAddr::V6(address)) {
         return format!("{}.flycast", app.name).parse().ok();
     }
-    let mut peers = view.peers.get(&caller)?.iter();
-    let (peer, _) = peers.find(|(_, own)| **own == address)?;
-    format!("{peer}._peer.internal").parse().ok()
+    let device = view.catalogue.device_by_address(address)?;
+    format!("{}._peer.internal", device.name).parse().ok()
 }

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use atoll_catalogue::Snapshot;
 use atoll_model::address::{NetworkId, machine_address, network_of};
 use atoll_model::reach::{Path, Reachability};
-use atoll_model::row::{AppRow, MachineRow};
+use atoll_model::row::{AppRow, DeviceRow, MachineRow};
 use atoll_model::{MachineId, MachineState, MachineVersion, Row};
 use proptest::prelude::*;
 
@@ -54,17 +54,25 @@ fn address(network: NetworkId, number: u32) -> Ipv6Addr {
     machine_address(network, 1, number)
 }
 
+fn device(name: &str, network: NetworkId, number: u32) -> Row {
+    Row::Device(DeviceRow {
+        name: name.parse().unwrap(),
+        org: "acme".parse().unwrap(),
+        network,
+        address: address(network, number),
+        public_key: String::new(),
+        gateway: "ams1".parse().unwrap(),
+    })
+}
+
 fn view(rows: impl IntoIterator<Item = Row>) -> View {
     View {
-        catalogue: Snapshot::from_rows(rows),
-        reach: Arc::default(),
-        peers: Arc::new(HashMap::from([
-            (
-                ACME,
-                BTreeMap::from([("laptop".into(), address(ACME, 900)), ("interactive-7".into(), address(ACME, 901))]),
-            ),
-            (OTHER, BTreeMap::from([("desk".into(), address(OTHER, 902))])),
+        catalogue: Snapshot::from_rows(rows.into_iter().chain([
+            device("laptop", ACME, 900),
+            device("interactive-7", ACME, 901),
+            device("desk", OTHER, 902),
         ])),
+        reach: Arc::default(),
         here: Here { node: "ams1".parse().unwrap(), region: "ams".parse().unwrap() },
         api: Some("fdaa::4".parse().unwrap()),
     }

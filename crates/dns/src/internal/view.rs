@@ -1,6 +1,5 @@
 //! What internal names are answered from: one immutable view, made anew whenever a part of it changes.
 
-use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
@@ -9,9 +8,6 @@ use atoll_model::address::NetworkId;
 use atoll_model::reach::Reachability;
 use atoll_model::row::{AppRow, MachineRow};
 use atoll_model::{AppName, MachineState, NodeName, RegionCode};
-
-/// Users' own devices in private networks, by name in lower case.
-pub type Peers = HashMap<NetworkId, BTreeMap<String, Ipv6Addr>>;
 
 /// The node that answers.
 #[derive(Clone, Debug)]
@@ -25,7 +21,6 @@ pub struct Here {
 pub struct View {
     pub catalogue: Snapshot,
     pub reach: Arc<Reachability>,
-    pub peers: Arc<Peers>,
     pub here: Here,
     /// Where machines reach the API, if they do: answered to every network.
     pub api: Option<Ipv6Addr>,

@@ -39,6 +39,7 @@ fn node(name: &str, state: NodeState, addresses: &[&str]) -> Row {
         worker_rpc: None,
         public_addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         mesh: None,
+        gateway: None,
     })
 }
 

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use atoll_model::MachineId;
 use atoll_model::address::machine_address;
-use atoll_model::row::{AppRow, MeshEnd, Row};
+use atoll_model::row::{AppRow, DeviceRow, MeshEnd, Row};
 use proptest::prelude::*;
 
 use super::*;
@@ -20,6 +20,7 @@ fn node(name: &str, mesh: Option<u8>, state: NodeState) -> Row {
         backhaul: None,
         worker_rpc: None,
         public_addresses: Vec::new(),
+        gateway: None,
         mesh: mesh.map(|number| MeshEnd {
             public_key: key(number).to_string(),
             endpoint: ([192, 0, 2, number], 51820).into(),
@@ -108,6 +109,35 @@ fn only_addresses_of_networks_with_a_machine_here_are_allowed() {
     let mut addresses = wanted_of(rows).addresses;
     addresses.remove(&node_address(&key(2).0));
     assert_eq!(addresses, HashMap::from([2, 3].map(|n| (address(7, n), key(2)))));
+}
+
+fn device(number: u32, network: u32, gateway: &str) -> Row {
+    Row::Device(DeviceRow {
+        name: format!("device-{number}").parse().unwrap(),
+        org: "acme".parse().unwrap(),
+        network: NetworkId(network),
+        address: address(network, number),
+        public_key: "a key".to_owned(),
+        gateway: gateway.parse().unwrap(),
+    })
+}
+
+#[test]
+fn devices_are_reached_through_their_gateway_which_carries_their_networks() {
+    let mut rows = vec![node("here", Some(1), ACTIVE), node("a", Some(2), ACTIVE)];
+    rows.extend([app("web", 7), app("db", 8)]);
+    rows.push(Row::Machine(machine(1, "web", 7, "here", STARTED)));
+    rows.push(Row::Machine(machine(2, "db", 8, "a", STARTED)));
+    // Of a network that no device and no machine here is in.
+    rows.push(Row::Machine(machine(3, "db", 9, "a", STARTED)));
+    // A server says that a machine of its own has a device's address.
+    rows.push(Row::Machine(machine(4, "web", 7, "a", STARTED)));
+    rows.push(node("b", Some(3), ACTIVE));
+    rows.extend([device(4, 7, "b"), device(5, 8, "here"), device(6, 8, "a"), device(7, 9, "b")]);
+    let mut addresses = wanted_of(rows).addresses;
+    addresses.retain(|address, _| network_of(*address) != Some(NetworkId(0)));
+    let expected = [(address(7, 4), key(3)), (address(8, 2), key(2)), (address(8, 6), key(2))];
+    assert_eq!(addresses, HashMap::from(expected));
 }
 
 #[test]

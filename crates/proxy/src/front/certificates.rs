@@ -1,5 +1,5 @@
 //! Which certificate a client is shown: the one whose row names what it asked for. Without such a row
-//! the handshake is aborted.
+//! the handshake is aborted. Who names nothing, as it knows an address alone, is shown the app domain's.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,9 +25,9 @@ pub(crate) struct Certificates {
 
 impl Certificates {
     /// Fails when the process has no TLS provider that offers TLS 1.2 and 1.3.
-    pub fn new(routes: Arc<dyn Routes>) -> Result<Self, rustls::Error> {
+    pub fn new(routes: Arc<dyn Routes>, app_domain: &str) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let resolver = BySni { routes, parsed: Mutex::default() };
+        let resolver = BySni { routes, app_domain: app_domain.to_owned(), parsed: Mutex::default() };
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
@@ -51,6 +51,7 @@ impl Certificates {
 
 struct BySni {
     routes: Arc<dyn Routes>,
+    app_domain: String,
     /// By host of the row. An entry is good for the very row it was made of.
     parsed: Mutex<HashMap<Arc<str>, Parsed>>,
 }
@@ -69,7 +70,7 @@ impl fmt::Debug for BySni {
 
 impl ResolvesServerCert for BySni {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let name = hello.server_name()?.to_ascii_lowercase();
+        let name = hello.server_name().unwrap_or(&self.app_domain).to_ascii_lowercase();
         let row = self.routes.snapshot().certificate_for(&name)?.clone();
         let mut parsed = self.parsed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = parsed.get(&row.host).filter(|known| Arc::ptr_eq(&known.row, &row)) {

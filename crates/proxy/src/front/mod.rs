@@ -3,6 +3,7 @@
 mod accept;
 mod certificates;
 mod connection;
+mod devices;
 mod journey;
 mod pace;
 mod proxy_protocol;

@@ -17,6 +17,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
+use super::devices;
 use super::journey::Journey;
 use super::pace::Pace;
 use super::search::{Destination, Found};
@@ -108,7 +109,17 @@ async fn route(
         return Err(Failure::bad_host(error));
     }
     let snapshot = edge.surroundings.routes.snapshot();
-    let app = find_app(edge, &snapshot, entrance, host.as_deref().map_err(|error| *error))?;
+    let app = match (
+        find_app(edge, &snapshot, entrance, host.as_deref().map_err(|error| *error)),
+        &edge.surroundings.devices,
+    ) {
+        (Err(_), Some(socket)) if devices::is_meant(entrance, &request, host.as_deref().ok()) => {
+            drop(snapshot);
+            let response = devices::hand_over(edge, socket, request, record).await?;
+            return Ok(Routed { response, options: None });
+        }
+        (found, _) => found?,
+    };
     record.entry.app = Some(app.clone());
     let port = find_port(&snapshot, &app, entrance.external_port)
         .filter(|port| port.has(Handler::Http))
@@ -343,7 +354,7 @@ impl Record {
     }
 
     /// The record for whoever goes on with the request; this one falls silent.
-    fn take(&mut self) -> Record {
+    pub(super) fn take(&mut self) -> Record {
         let mut taken = Record {
             edge: self.edge.clone(),
             entry: self.entry.clone(),

@@ -19,7 +19,7 @@ use crate::core::{Edge, Shutdown};
 use crate::headers;
 use crate::node::{Permit, Tunnel};
 
-const WEBSOCKET: &[u8] = b"websocket";
+pub(super) const WEBSOCKET: &[u8] = b"websocket";
 const SMALLEST_BUFFER: usize = 4 << 10;
 const LARGEST_BUFFER: usize = 256 << 10;
 

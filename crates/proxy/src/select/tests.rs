@@ -123,6 +123,7 @@ fn world(machines: &[Spec]) -> World {
             worker_rpc: None,
             public_addresses: Vec::new(),
             mesh: None,
+            gateway: None,
         })
     });
     let rows = std::iter::once(Row::App(app)).chain(nodes).chain(machines.iter().map(Spec::row));

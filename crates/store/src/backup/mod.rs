@@ -55,6 +55,7 @@ const TABLES: &[Table] = tables![
     "scales" by "app, process_group, region",
     "tokens" by "id",
     "nodes" by "name",
+    "devices" by "address",
     "audit" by "id",
     "hubs" by "id",
     "hub_edges" by "edge",

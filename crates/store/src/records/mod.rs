@@ -4,6 +4,7 @@ mod addresses;
 mod apps;
 mod audit;
 mod deploys;
+mod devices;
 mod hubs;
 mod machines;
 mod moves;
@@ -21,6 +22,7 @@ pub use addresses::{AddressKind, AddressPool, AppAddress};
 pub use apps::{App, AppStatus, NewApp};
 pub use audit::{AuditEntry, NewAuditEntry};
 pub use deploys::{Deploy, DeployEvent, DeployLease, DeployOutcome};
+pub use devices::{Device, NewDevice};
 pub use hubs::{EdgeLease, Hub};
 pub use machines::{
     FoundMachine, MachineFilter, MachineIntent, MachinePhase, MachineRecord, MachineSpec, MachineUpdate, NewMachine,
@@ -28,7 +30,7 @@ pub use machines::{
 };
 pub use moves::{Move, NewMove};
 pub use networks::{DEFAULT_NETWORK, Network};
-pub use nodes::{NewNode, Node, NodeMesh, NodeNetwork, NodeReport, NodeStatus};
+pub use nodes::{NewNode, Node, NodeGateway, NodeMesh, NodeNetwork, NodeReport, NodeStatus};
 pub use organizations::{DEFAULT_ORGANIZATION, Organization};
 pub use policies::{PolicyRecord, UnsettledPolicies};
 pub use releases::{NewRelease, Release, ReleaseStatus};

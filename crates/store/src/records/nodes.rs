@@ -66,6 +66,7 @@ pub struct Node {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NodeNetwork {
     pub mesh: Option<NodeMesh>,
+    pub gateway: Option<NodeGateway>,
     /// Where users reach its edge.
     pub public_addresses: Vec<IpAddr>,
 }
@@ -79,6 +80,17 @@ pub struct NodeMesh {
     pub port: u16,
     /// TCP: where its net process talks to others.
     pub rpc_port: Option<u16>,
+}
+
+/// Where a node lets users' devices in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeGateway {
+    /// 32 bytes in base64.
+    pub public_key: String,
+    /// UDP.
+    pub port: u16,
+    /// TCP.
+    pub websocket_port: u16,
 }
 
 /// What a node says about itself while it is connected.
@@ -114,9 +126,12 @@ fn node(row: &Row) -> Result<Node, StoreError> {
 fn network(row: &Row) -> Result<NodeNetwork, StoreError> {
     let port = |column| Ok::<_, StoreError>(row.unsigned_opt(column)?.and_then(|port| u16::try_from(port).ok()));
     let (public_key, mesh_port, rpc_port) = (row.text_opt("mesh_key")?, port("mesh_port")?, port("mesh_rpc_port")?);
+    let ports = port("gateway_port")?.zip(port("gateway_websocket_port")?);
+    let gateway = row.text_opt("gateway_key")?.zip(ports);
     let addresses = row.text_opt("public_addresses")?.unwrap_or_default();
     Ok(NodeNetwork {
         mesh: public_key.zip(mesh_port).map(|(public_key, port)| NodeMesh { public_key, port, rpc_port }),
+        gateway: gateway.map(|(public_key, (port, websocket_port))| NodeGateway { public_key, port, websocket_port }),
         public_addresses: addresses.split_ascii_whitespace().filter_map(|address| address.parse().ok()).collect(),
     })
 }
@@ -216,13 +231,25 @@ impl WriteTx {
             }
         }
         let addresses: Vec<String> = network.public_addresses.iter().map(ToString::to_string).collect();
-        let sql = "UPDATE nodes SET mesh_key = $2, mesh_port = $3, mesh_rpc_port = $4, public_addresses = $5,
-                   updated_at = $6
+        let sql = "UPDATE nodes SET mesh_key = $2, mesh_port = $3, mesh_rpc_port = $4, gateway_key = $5,
+                       gateway_port = $6, gateway_websocket_port = $7, public_addresses = $8, updated_at = $9
                    WHERE name = $1 AND state IN ('active', 'draining')";
-        let mesh = network.mesh.as_ref();
-        let (key, port) = (mesh.map(|mesh| mesh.public_key.as_str()), mesh.map(|mesh| u64::from(mesh.port)));
-        let rpc_port = mesh.and_then(|mesh| mesh.rpc_port).map(u64::from);
-        self.execute(sql, params![name, key, port, rpc_port, addresses.join(" "), now_ms]).await?;
+        let (mesh, gateway) = (network.mesh.as_ref(), network.gateway.as_ref());
+        self.execute(
+            sql,
+            params![
+                name,
+                mesh.map(|mesh| mesh.public_key.as_str()),
+                mesh.map(|mesh| u64::from(mesh.port)),
+                mesh.and_then(|mesh| mesh.rpc_port).map(u64::from),
+                gateway.map(|gateway| gateway.public_key.as_str()),
+                gateway.map(|gateway| u64::from(gateway.port)),
+                gateway.map(|gateway| u64::from(gateway.websocket_port)),
+                addresses.join(" "),
+                now_ms,
+            ],
+        )
+        .await?;
         self.node_fetch(name).await
     }
 

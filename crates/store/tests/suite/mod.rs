@@ -3,6 +3,7 @@
 mod addresses;
 mod apps;
 mod backup;
+mod devices;
 mod machines;
 mod moves;
 mod nodes;
@@ -23,6 +24,7 @@ use serde_json::json;
 pub use addresses::*;
 pub use apps::*;
 pub use backup::*;
+pub use devices::*;
 pub use machines::*;
 pub use moves::*;
 pub use nodes::*;
@@ -52,6 +54,7 @@ macro_rules! every_case {
             a_move_and_a_deploy_of_an_app_take_turns
             a_node_that_lost_its_records_gets_a_new_epoch
             no_two_nodes_have_the_same_mesh_key
+            a_device_has_its_name_key_and_address_alone
             a_join_token_admits_one_node
             releases_are_numbered_and_run_one_at_a_time
             a_stale_executor_is_refused

@@ -65,10 +65,12 @@ pub async fn no_two_nodes_have_the_same_mesh_key(store: &Store) {
     for name in ["ams1", "nrt1"] {
         enrol(store, &new_node(name)).await.unwrap();
     }
+    let gateway = Some(NodeGateway { public_key: "three".to_owned(), port: 51821, websocket_port: 443 });
     let enter = async |name: &str, key: &str, port| {
         let mesh = Some(NodeMesh { public_key: key.to_owned(), port, rpc_port: Some(4285) });
         let public_addresses = vec![parsed("192.0.2.1"), parsed("2001:db8::1")];
-        let (name, network) = (&parsed::<NodeName>(name), &NodeNetwork { mesh, public_addresses });
+        let (name, network) =
+            (&parsed::<NodeName>(name), &NodeNetwork { mesh, gateway: gateway.clone(), public_addresses });
         let node = store.write(|tx| async move { tx.node_set_network(name, network, NOW).await }).await?;
         assert_eq!(node.network, *network);
         Ok::<_, StoreError>(())

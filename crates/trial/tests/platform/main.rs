@@ -23,3 +23,4 @@ mod slow_link;
 mod support;
 mod three_regions;
 mod tokens;
+mod wireguard;

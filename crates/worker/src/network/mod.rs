@@ -73,6 +73,9 @@ pub struct MeshFace {
     pub address: Ipv6Addr,
     /// Of packets that policy routing is to lead into the mesh.
     pub mark: u32,
+    /// Name of the interface of users' devices that enter private networks here; may be absent, too. Whose
+    /// process it is compares networks before anything passes between it and the mesh.
+    pub devices: String,
 }
 
 /// The networks of this host's machines. Needs root.

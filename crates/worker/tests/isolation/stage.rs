@@ -109,7 +109,7 @@ fn plan(slot: u32, host: u32, network: NetworkId) -> NetworkPlan {
 }
 
 fn face(instance: u32, address: Ipv6Addr) -> MeshFace {
-    MeshFace { link: format!("atm{instance:08x}"), address, mark: MARK }
+    MeshFace { link: format!("atm{instance:08x}"), address, mark: MARK, devices: format!("atu{instance:08x}") }
 }
 
 async fn open(state: PathBuf, instance: u32, face: MeshFace, plans: Vec<NetworkPlan>) -> (HostNetworks, Vec<PathBuf>) {

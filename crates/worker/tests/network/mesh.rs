@@ -22,7 +22,7 @@ const NEAR_NODE: Ipv6Addr = Ipv6Addr::new(0xfdaa, 0, 0, 1, 0, 0, 0, 1);
 const FAR_NODE: Ipv6Addr = Ipv6Addr::new(0xfdaa, 0, 0, 1, 0, 0, 0, 2);
 
 fn face(instance: u32, address: Ipv6Addr) -> MeshFace {
-    MeshFace { link: format!("atm{instance:08x}"), address, mark: MARK }
+    MeshFace { link: format!("atm{instance:08x}"), address, mark: MARK, devices: format!("atu{instance:08x}") }
 }
 
 /// A machine of the other host.

@@ -63,6 +63,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
                 Some(log) => log,
                 None => Arc::new(NoAccessLog),
             },
+            devices: Some(state.devices_socket()),
         },
         listeners,
     )?;

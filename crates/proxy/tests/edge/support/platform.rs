@@ -197,6 +197,7 @@ impl Platform {
             worker_rpc: None,
             public_addresses: Vec::new(),
             mesh: None,
+            gateway: None,
         }));
         node
     }
@@ -222,6 +223,7 @@ impl Platform {
             worker: node.worker.clone(),
             backhaul: Some(NodeTls::new(&self.authority, node.name.as_str())),
             access_log: node.log.clone(),
+            devices: None,
         };
         let [http, https, backhaul, tcp, private] = &node.sockets;
         let listeners = Listeners {

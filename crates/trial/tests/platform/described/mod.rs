@@ -53,6 +53,7 @@ fn the_api_is_as_it_describes_itself() {
         secrets(&mut api).await?;
         addresses(&mut api).await?;
         policies(&mut api).await?;
+        devices(&mut api).await?;
 
         platform.import_example("hello", &example_of("hello")).await?;
         api.get("/api/v1/images", 200).await?;
@@ -122,6 +123,27 @@ async fn policies(api: &mut Api) -> anyhow::Result<()> {
     api.get(all, 200).await?;
     api.delete(&format!("{all}/{}", text(&made, "id")?)).await?;
     Ok(())
+}
+
+async fn devices(api: &mut Api) -> anyhow::Result<()> {
+    let all = "/api/v1/orgs/personal/wireguard/peers";
+    let wanted = json!({"name": "laptop", "public_key": "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCUk="});
+    until("the server is known as a gateway", SOON, async || {
+        let gateways = api.get("/api/v1/wireguard/gateways", 200).await?;
+        ensure!(gateways.as_array().is_some_and(|gateways| gateways.len() == 1), "{gateways}");
+        Ok(())
+    })
+    .await?;
+    let made = api.send(Method::POST, all, wanted.clone(), 200).await?;
+    ensure!(api.send(Method::POST, all, wanted, 200).await? == made, "asked again");
+    let other = json!({"name": "laptop", "public_key": "CAkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCUk="});
+    api.send(Method::POST, all, other, 422).await?;
+    api.send(Method::POST, all, json!({"name": "phone", "public_key": "none"}), 400).await?;
+    api.get(all, 200).await?;
+    let one = format!("{all}/laptop");
+    api.get(&one, 200).await?;
+    api.delete(&one).await?;
+    api.get(&one, 404).await.map(drop)
 }
 
 /// A machine through all that can be asked of it.

@@ -1,5 +1,5 @@
-//! What passes between machines and the mesh. The mesh interface is known by name alone: it belongs to
-//! another process and may be absent or made anew at any time.
+//! What passes between machines and the mesh, and users' devices that enter here. Both interfaces are known
+//! by name alone: they belong to another process and may be absent or made anew at any time.
 
 use atoll_model::address::MACHINE_DNS;
 
@@ -18,14 +18,14 @@ const MACHINE_BITS: &str = "0:0:0:0:0:ffff:ffff:0";
 ///
 /// - The network of the far end must be that of the machine's own interface: of the destination on the
 ///   way out, of the source on the way in. Addresses of nodes are no machine's network.
-/// - Nothing else is forwarded out of the mesh or into it.
+/// - Nothing else is forwarded out of the mesh or into it, but for what passes between it and devices.
 /// - Sources from the mesh are 6PN addresses that do not live here. Nodes' own are used by no other way.
 /// - On the node itself only probes are answered. Machines' questions to the resolver's address arrive at
 ///   the node's own; asked there directly they are not.
 /// - Machines' packets carry the mark that policy routing sends into the mesh.
 /// - TCP is told what fits: the mesh carries less in a packet than what is around it.
 pub fn chains(table: &str, machines: &str, face: &MeshFace) -> String {
-    let MeshFace { link, address, mark } = face;
+    let MeshFace { link, address, mark, devices } = face;
     format!(
         r#"table inet {table} {{
     chain mesh_source {{
@@ -63,8 +63,10 @@ pub fn chains(table: &str, machines: &str, face: &MeshFace) -> String {
     chain crossing {{
         oifname "{link}" ip6 daddr & {MACHINE_BITS} == :: drop
         iifname "{link}" ip6 saddr & {MACHINE_BITS} == :: drop
-        iifname "{machines}" oifname "{link}" meta iifgroup . ip6 daddr @own_network accept
-        iifname "{link}" oifname "{machines}" meta oifgroup . ip6 saddr @own_network accept
+        iifname "{machines}" oifname {{ "{link}", "{devices}" }} meta iifgroup . ip6 daddr @own_network accept
+        iifname {{ "{link}", "{devices}" }} oifname "{machines}" meta oifgroup . ip6 saddr @own_network accept
+        iifname "{devices}" oifname "{link}" accept
+        iifname "{link}" oifname "{devices}" accept
         iifname "{link}" drop
         oifname "{link}" drop
     }}

@@ -29,8 +29,10 @@ pub fn table(names: Names, mesh: Option<&MeshFace>) -> String {
         })
         .concat();
     let beyond = |end: &str, own: &str, counted: &str| {
-        mesh.map(|face| format!("{end} \"{}\" update @mesh_{counted} {{ {own} }} return", face.link))
-            .unwrap_or_default()
+        mesh.map(|MeshFace { link, devices, .. }| {
+            format!("{end} {{ \"{link}\", \"{devices}\" }} update @mesh_{counted} {{ {own} }} return")
+        })
+        .unwrap_or_default()
     };
     let (sent_to_mesh, received_from_mesh) = (beyond("oifname", "iif", "sent"), beyond("iifname", "oif", "received"));
     format!(
