@@ -5,6 +5,7 @@
 mod ends;
 mod first_call;
 mod identity;
+mod reroute;
 mod rtt;
 
 use std::process::Command;
@@ -41,6 +42,7 @@ pub async fn run() -> anyhow::Result<Figures> {
     let longest = identity::revocation().await?.percentile(100.0);
     figures.push(("revocation_s", Figure::new(longest, "s").held_to(5.0, 5.0)));
     figures.extend(first_call::run().await?);
+    figures.extend(reroute::run().await?);
     Ok(figures)
 }
 

@@ -17,6 +17,8 @@ use crate::{Control, ControlError, ControlResult};
 const LIMIT: Duration = Duration::from_secs(3);
 /// Loss that applications notice.
 const NOTICED_LOSS: f32 = 0.02;
+/// A server's port for signals beside the mesh is this far above the mesh's.
+const SIGNALS_ABOVE: u16 = 2;
 /// A certificate is renewed at half of its life; one that is nearer to its end was not.
 const CERTIFICATE_LEFT_S: u64 = 15 * 60;
 
@@ -91,7 +93,9 @@ fn findings(servers: &[MeshServer], now: u64) -> Vec<MeshFinding> {
                 let advice = "see whether the two reach each other at port 4285; its log says why there is no new one";
                 say(Some(other), problem, advice.to_owned());
             }
-            if let Some((problem, advice)) = trouble(way, back(&reports, other, &server.node), report.port) {
+            if let Some((problem, advice)) = way.and_then(|way| detour(way, report.port)) {
+                say(Some(other), problem, advice);
+            } else if let Some((problem, advice)) = trouble(way, back(&reports, other, &server.node), report.port) {
                 say(Some(other), problem, advice);
             }
         }
@@ -104,6 +108,25 @@ fn back<'r>(reports: &BTreeMap<&NodeName, &'r MeshReport>, from: &NodeName, to: 
     reports.get(from)?.ways.iter().find(|way| way.node == *to)
 }
 
+/// What makes packets go another way than the direct one, or would keep them from it. The server that decides
+/// for the two says so.
+fn detour(way: &MeshWay, own_port: u16) -> Option<(String, String)> {
+    let at = way.endpoint.map_or_else(|| "it".to_owned(), |endpoint| endpoint.to_string());
+    match (&way.relay, way.direct_round_trip_ms) {
+        (Some(relay), _) if way.reachable => {
+            let reason = relay.reason.as_ref()?;
+            let advice = "look at the network between them; packets take the direct way again once it is well";
+            Some((format!("goes over {}: {reason}", relay.node), advice.to_owned()))
+        }
+        (None, None) if way.reachable => {
+            let port = own_port.saturating_add(SIGNALS_ABOVE);
+            let advice = format!("open UDP port {port} on both: without it nothing would be relayed if {at} were lost");
+            Some(("hears nothing of it beside the mesh".to_owned(), advice))
+        }
+        _ => None,
+    }
+}
+
 fn trouble(way: Option<&MeshWay>, back: Option<&MeshWay>, own_port: u16) -> Option<(String, String)> {
     let Some(way) = way else {
         let advice = "it has not heard of the other one's key: see whether both reach control";
@@ -111,7 +134,7 @@ fn trouble(way: Option<&MeshWay>, back: Option<&MeshWay>, own_port: u16) -> Opti
     };
     if way.reachable {
         let lossy = way.loss >= NOTICED_LOSS;
-        let advice = "look at the network between them; nothing is relayed by other servers yet";
+        let advice = "look at the network between them; no other server offers a way that is much better";
         return lossy.then(|| (format!("loses {:.0} % of probes", way.loss * 100.0), advice.to_owned()));
     }
     let at = way.endpoint.map_or_else(|| "an unknown address".to_owned(), |endpoint| endpoint.to_string());
@@ -131,6 +154,8 @@ fn trouble(way: Option<&MeshWay>, back: Option<&MeshWay>, own_port: u16) -> Opti
 
 #[cfg(test)]
 mod tests {
+    use atoll_model::wire::MeshRelay;
+
     use super::*;
 
     const NOW: u64 = 1_000_000;
@@ -141,6 +166,8 @@ mod tests {
             endpoint: Some("192.0.2.1:51820".parse().unwrap()),
             last_handshake: Some(NOW - 60),
             secret_until: Some(NOW + 60),
+            relay: None,
+            direct_round_trip_ms: Some(9.0),
             reachable: true,
             round_trip_ms: 10.0,
             loss: 0.0,
@@ -155,6 +182,7 @@ mod tests {
             port: 51820,
             mtu: 1420,
             certificate_expires_at: NOW + 3600,
+            relaying: 0,
             ways,
         };
         MeshServer { node: node.parse().unwrap(), region: "ams".parse().unwrap(), heard: true, report: Some(report) }
@@ -201,6 +229,25 @@ mod tests {
         assert_eq!(
             told(&[server("a", vec![old]), server("b", vec![none])]),
             ["a -> b: has shared its secret with it 10 min too long"]
+        );
+    }
+
+    #[test]
+    fn a_detour_is_told_by_who_decides_it_and_so_is_what_would_prevent_one() {
+        let over = |reason: Option<&str>| {
+            let reason = reason.map(str::to_owned);
+            Some(MeshRelay { node: "c".parse().unwrap(), since: reason.as_ref().map(|_| NOW - 60), reason })
+        };
+        let decides = MeshWay { relay: over(Some("the direct way is silent")), direct_round_trip_ms: None, ..way("b") };
+        let follows = MeshWay { relay: over(None), direct_round_trip_ms: None, ..way("a") };
+        assert_eq!(
+            told(&[server("a", vec![decides]), server("b", vec![follows])]),
+            ["a -> b: goes over c: the direct way is silent"]
+        );
+        let deaf = MeshWay { direct_round_trip_ms: None, ..way("b") };
+        assert_eq!(
+            told(&[server("a", vec![deaf]), server("b", vec![way("a")])]),
+            ["a -> b: hears nothing of it beside the mesh"]
         );
     }
 

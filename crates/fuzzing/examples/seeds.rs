@@ -235,5 +235,9 @@ fn mesh() -> std::io::Result<()> {
     put("mesh_packet", "ipv6", &v6)?;
     let mut v4 = vec![0; 28];
     (v4[0], v4[3], v4[16]) = (0x45, 28, 10);
-    put("mesh_packet", "ipv4", &v4)
+    put("mesh_packet", "ipv4", &v4)?;
+    for (name, signal) in atoll_mesh::fuzz::signals() {
+        put("mesh_signal", name, &signal)?;
+    }
+    Ok(())
 }

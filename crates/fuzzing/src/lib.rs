@@ -16,7 +16,7 @@ pub struct Target {
 }
 
 /// All of them, by name.
-pub const TARGETS: [Target; 20] = [
+pub const TARGETS: [Target; 21] = [
     Target { name: "access_token", run: targets::access_token },
     Target { name: "backhaul_headers", run: targets::backhaul_headers },
     Target { name: "catalogue_message", run: targets::catalogue_message },
@@ -37,4 +37,5 @@ pub const TARGETS: [Target; 20] = [
     Target { name: "mesh_datagrams", run: targets::mesh_datagrams },
     Target { name: "mesh_packet", run: targets::mesh_packet },
     Target { name: "mesh_resumption", run: targets::mesh_resumption },
+    Target { name: "mesh_signal", run: targets::mesh_signal },
 ];

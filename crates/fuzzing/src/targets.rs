@@ -161,6 +161,11 @@ pub fn mesh_datagrams(bytes: &[u8]) {
     atoll_mesh::fuzz::datagrams(bytes);
 }
 
+/// What another server says beside the mesh, once it is opened.
+pub fn mesh_signal(bytes: &[u8]) {
+    atoll_mesh::fuzz::signal(bytes);
+}
+
 /// A machine's packet on its way into the mesh.
 pub fn mesh_packet(bytes: &[u8]) {
     atoll_mesh::fuzz::packet(bytes);

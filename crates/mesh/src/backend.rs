@@ -78,6 +78,14 @@ pub trait Backend: Send + Sync {
     /// If there is no such peer, or the kernel refuses.
     fn set_endpoint(&self, peer: PublicKey, endpoint: std::net::SocketAddr) -> Result<(), MeshError>;
 
+    /// The peer is there, wherever it speaks from and whatever else is set, until it is let go by none, which
+    /// leaves it where it is. In this process keys are then agreed on anew, as the peer may have forgotten the
+    /// old ones. The kernel cannot be kept from following the peer: say it again.
+    ///
+    /// # Errors
+    /// If there is no such peer, or the kernel refuses.
+    fn hold_endpoint(&self, peer: PublicKey, endpoint: Option<std::net::SocketAddr>) -> Result<(), MeshError>;
+
     /// What is known of every peer.
     ///
     /// # Errors

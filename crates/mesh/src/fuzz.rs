@@ -51,6 +51,39 @@ pub fn datagrams(bytes: &[u8]) {
     assert_eq!(inbound.count, 0, "nobody has agreed on keys");
 }
 
+/// What a peer has sealed as a signal. One that is read is written the same.
+pub fn signal(bytes: &[u8]) {
+    if let Some(signal) = crate::signal::read(bytes) {
+        let mut again = Vec::new();
+        crate::signal::write(&signal, &mut again);
+        assert_eq!(again.len(), bytes.len());
+        assert_eq!(crate::signal::read(&again), Some(signal));
+    }
+}
+
+/// Signals to begin with, by name.
+pub fn signals() -> Vec<(&'static str, Vec<u8>)> {
+    use crate::signal::{Id, KnownWay, Signal};
+    let (one, other) = (Id([1; 8]), Id([2; 8]));
+    let way = KnownWay {
+        to: one,
+        silent: std::time::Duration::from_millis(40),
+        round_trip: std::time::Duration::from_millis(12),
+        loss: 0.1,
+        mesh: Some(SocketAddr::from(([192, 0, 2, 1], 51820))),
+        signals: Some("[2001:db8::1]:51822".parse().expect("an address")),
+    };
+    let number = std::num::NonZeroU64::new(7);
+    let question = Signal { ask: number, direct: true, about: vec![one], relay_to: vec![other], ..Signal::default() };
+    let answer = Signal { answer: number, ways: vec![way], relaying: vec![(other, 51_920)], ..Signal::default() };
+    let bytes = |signal| {
+        let mut bytes = Vec::new();
+        crate::signal::write(&signal, &mut bytes);
+        bytes
+    };
+    vec![("question", bytes(question)), ("answer", bytes(answer)), ("alive", bytes(Signal::default()))]
+}
+
 /// A packet as the interface gives it, which machines have made.
 pub fn packet(bytes: &[u8]) {
     let mut bursts = Bursts::new(bytes.len() + 256);

@@ -4,7 +4,8 @@
 //!
 //! Where UDP does not get through, datagrams travel in a [`stream`].
 //!
-//! A [`probe::Prober`] tells how well this node reaches the others through it.
+//! A [`probe::Prober`] tells how well this node reaches the others through it. Where that is badly, a third
+//! node's [`relay::Relay`] carries the datagrams as they are; [`signal`] is what nodes say to each other about it.
 //!
 //! This crate knows keys, addresses and endpoints, and is told them. It knows neither the node directory
 //! they come from, nor machines, nor HTTP, nor which routes lead into the link.
@@ -17,6 +18,8 @@ pub mod fuzz;
 pub mod kernel;
 mod key;
 pub mod probe;
+pub mod relay;
+pub mod signal;
 pub mod stream;
 pub mod userspace;
 

@@ -424,6 +424,9 @@ pub struct MeshReport {
     pub mtu: u16,
     /// When the process's certificate ends, in seconds since 1970.
     pub certificate_expires_at: u64,
+    /// Pairs of other servers for which it relays.
+    #[serde(default)]
+    pub relaying: usize,
     pub ways: Vec<MeshWay>,
 }
 
@@ -442,6 +445,13 @@ pub struct MeshWay {
     /// before the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_until: Option<u64>,
+    /// Who relays packets to it, and since when, in seconds since 1970, and why, where this server decides that;
+    /// absent while they go directly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<MeshRelay>,
+    /// The round trip beside the mesh, directly, in milliseconds; absent if there is no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct_round_trip_ms: Option<f64>,
     /// It answers probes.
     pub reachable: bool,
     /// Smoothed, in milliseconds.
@@ -450,6 +460,16 @@ pub struct MeshWay {
     pub loss: f32,
     pub rx_bytes: u64,
     pub tx_bytes: u64,
+}
+
+/// A third server, over which packets go.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MeshRelay {
+    pub node: NodeName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Something that is wrong, and what to do about it.

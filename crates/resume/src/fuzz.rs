@@ -46,7 +46,7 @@ fn world() -> World {
 }
 
 fn address() -> SocketAddr {
-    SocketAddr::from(([192, 0, 2, 1], 51_822))
+    SocketAddr::from(([192, 0, 2, 1], 51_823))
 }
 
 /// Inputs to begin with, by name.

@@ -14,6 +14,7 @@
 //! - [`wait`], [`programs`]: conditions and files
 
 pub mod demo;
+pub mod detour;
 pub mod faults;
 pub mod first_call;
 pub mod guard;

@@ -55,7 +55,7 @@ pub struct ServerOptions {
     pub wireguard_port: u16,
 
     /// Servers' private network: the UDP port for connections opened before WireGuard is up again
-    #[arg(long, env = "ATOLL_MESH_RESUME_PORT", default_value_t = 51822)]
+    #[arg(long, env = "ATOLL_MESH_RESUME_PORT", default_value_t = 51823)]
     pub mesh_resume_port: u16,
 
     /// Where users reach this server's edge, for public DNS; may be repeated [default: where other nodes reach it]

@@ -35,6 +35,7 @@ use atoll_net::peers::Wanted;
 use atoll_net::routes::Routes;
 use atoll_net::secrets::End;
 use atoll_net::secrets::held::Secrets;
+use atoll_net::ways::Ways;
 use atoll_net::{Place, key, resolvers};
 use atoll_resume::Party;
 use atoll_rpc::channel::connect;
@@ -126,6 +127,7 @@ async fn serve(
     let peers = Arc::new(ArcSwap::<Wanted>::default());
     let secrets = Arc::new(open_secrets(&state.role("net"))?);
     let mut resumption = None;
+    let mut ways = None;
     let backend = match made.mesh {
         Some(made) => {
             let backend = carry(made)?;
@@ -144,6 +146,7 @@ async fn serve(
                 prober,
             };
             following.start()?;
+            ways = find_ways(&backend, &private_key, &peers, &reach);
             Some(backend)
         }
         None => None,
@@ -206,10 +209,11 @@ async fn serve(
             peers,
             reach: reach.clone(),
             secrets,
+            ways: ways.clone(),
             live: live.clone(),
             mtu: link_mtu(UNDERLAY_MTU),
         };
-        let sources = metrics::sources(backend, reach, replica, counters, resumption);
+        let sources = metrics::sources(backend, reach, ways, replica, counters, resumption);
         let devices = devices.map(devices::Devices::into_router).unwrap_or_default();
         own_metrics::serve_beside("net", socket, sources, report.into_router().merge(devices))?;
     }
@@ -234,6 +238,25 @@ fn carry(made: Made) -> anyhow::Result<Arc<dyn Backend>> {
     let opened = made.start().context("cannot begin to carry packets in the mesh")?;
     tracing::info!(backend = %opened.backend.kind(), reason = opened.reason, port = opened.backend.listen_port(), "part of the mesh");
     Ok(Arc::from(opened.backend))
+}
+
+/// Measures the ways to other servers, and relays. Without it all packets go directly, as well as they can.
+fn find_ways(
+    backend: &Arc<dyn Backend>,
+    private_key: &PrivateKey,
+    peers: &Arc<ArcSwap<Wanted>>,
+    reach: &Arc<ArcSwap<Reachability>>,
+) -> Option<Arc<Ways>> {
+    match Ways::start(backend.clone(), private_key.clone(), peers.clone(), reach.clone()) {
+        Ok(ways) => Some(Arc::new(ways)),
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "packets take no way over other servers, nor are theirs relayed"
+            );
+            None
+        }
+    }
 }
 
 /// The secrets that an earlier process shared with other servers.

@@ -47,13 +47,26 @@ fn rows(server: &MeshServer, now_ms: u64) -> Vec<Vec<String>> {
             format!("{:.1} ms", way.round_trip_ms),
             format!("{:.0} %", way.loss * 100.0),
             way.last_handshake.map_or_else(|| "never".to_owned(), |at| age(at * 1000, now_ms)),
-            way.endpoint.map_or_else(|| "-".to_owned(), |endpoint| format!("direct, {endpoint}")),
+            path(way, now_ms),
             by.clone(),
             report.mtu.to_string(),
             certificate.clone(),
         ]
     };
     report.ways.iter().map(row).collect()
+}
+
+/// Over whom, since when and why, as far as this end knows.
+fn path(way: &MeshWay, now_ms: u64) -> String {
+    match (&way.relay, way.endpoint) {
+        (Some(relay), _) => {
+            let since = relay.since.map(|at| format!(", taken {}", age(at * 1000, now_ms))).unwrap_or_default();
+            let reason = relay.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            format!("over {}{since}{reason}", relay.node)
+        }
+        (None, Some(endpoint)) => format!("direct, {endpoint}"),
+        (None, None) => "-".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -67,6 +80,9 @@ mod tests {
             "report": {"backend": "userspace", "port": 51820, "mtu": 1420, "certificate_expires_at": 2_800, "ways": [
                 {"node": "nrt1", "endpoint": "192.0.2.1:51820", "last_handshake": 970, "reachable": true,
                  "round_trip_ms": 151.24, "loss": 0.015, "rx_bytes": 1, "tx_bytes": 2},
+                {"node": "lhr1", "relay": {"node": "fra1", "since": 940, "reason": "the direct way is slow"},
+                 "direct_round_trip_ms": 108.3, "reachable": true, "round_trip_ms": 14.0, "loss": 0.0,
+                 "last_handshake": 970, "rx_bytes": 1, "tx_bytes": 2},
                 {"node": "ord1", "reachable": false, "round_trip_ms": 0.0, "loss": 1.0, "rx_bytes": 0, "tx_bytes": 2},
             ]},
         }))
@@ -76,6 +92,7 @@ mod tests {
             lines,
             [
                 "ams1 | nrt1 | yes | 151.2 ms | 2 % | 30s ago | direct, 192.0.2.1:51820 | userspace | 1420 | 30 min left",
+                "ams1 | lhr1 | yes | 14.0 ms | 0 % | 30s ago | over fra1, taken 1m ago: the direct way is slow | userspace | 1420 | 30 min left",
                 "ams1 | ord1 | no | 0.0 ms | 100 % | never | - | userspace | 1420 | 30 min left",
             ]
         );

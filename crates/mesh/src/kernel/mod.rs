@@ -3,7 +3,7 @@
 mod netlink;
 mod plan;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -66,6 +66,8 @@ struct Inner {
     /// Whose each address is: the kernel cannot be asked for one.
     owners: Owners,
     peers: HashSet<PublicKey>,
+    /// Where peers are said to be for as long as somebody says so.
+    held: HashMap<PublicKey, SocketAddr>,
     /// Has the addresses that were taken from peers. Its private key is forgotten, so nobody is it.
     nobody: PublicKey,
     nobodys: usize,
@@ -93,8 +95,8 @@ impl Kernel {
             Ok((wireguard, listen_port)) => {
                 let own = settings.private_key.public();
                 let nobody = PrivateKey::generate().public();
-                let (owners, peers) = Default::default();
-                let inner = Inner { links, wireguard, own, owners, peers, nobody, nobodys: 0 };
+                let (owners, peers, held) = Default::default();
+                let inner = Inner { links, wireguard, own, owners, peers, held, nobody, nobodys: 0 };
                 Ok(Self { link, listen_port, inner: Mutex::new(inner) })
             }
             Err(error) => {
@@ -150,6 +152,10 @@ impl Inner {
         Ok(())
     }
 
+    fn set_endpoint(&mut self, peer: PublicKey, endpoint: SocketAddr) -> io::Result<()> {
+        self.send(vec![plan::update(peer, WireguardPeerAttribute::Endpoint(endpoint))])
+    }
+
     fn known(&self, peer: PublicKey) -> Result<(), MeshError> {
         if self.peers.contains(&peer) { Ok(()) } else { Err(MeshError::UnknownPeer(peer)) }
     }
@@ -197,7 +203,8 @@ impl Backend for Kernel {
         }
         if inner.peers.contains(&key) {
             let changes = plan::replace(&inner.owners, key, &peer.allowed);
-            let terms = vec![WireguardPeer(plan::terms(peer))];
+            let endpoint = inner.held.get(&key).copied().or(peer.endpoint);
+            let terms = vec![WireguardPeer(plan::terms(&PeerConfig { endpoint, ..peer.clone() }))];
             return inner.send(terms).and_then(|()| inner.change(&changes)).map_err(self.failed("set a peer"));
         }
         inner.send(plan::add(peer)).map_err(self.failed("set a peer"))?;
@@ -210,6 +217,7 @@ impl Backend for Kernel {
         let mut inner = self.lock();
         inner.send(vec![plan::remove(peer)]).map_err(self.failed("remove a peer"))?;
         inner.peers.remove(&peer);
+        inner.held.remove(&peer);
         inner.owners.retain(|_, owner| *owner != peer);
         Ok(())
     }
@@ -234,8 +242,22 @@ impl Backend for Kernel {
     fn set_endpoint(&self, peer: PublicKey, endpoint: SocketAddr) -> Result<(), MeshError> {
         let mut inner = self.lock();
         inner.known(peer)?;
-        let attribute = WireguardPeerAttribute::Endpoint(endpoint);
-        inner.send(vec![plan::update(peer, attribute)]).map_err(self.failed("change an endpoint"))
+        if inner.held.contains_key(&peer) {
+            return Ok(());
+        }
+        inner.set_endpoint(peer, endpoint).map_err(self.failed("change an endpoint"))
+    }
+
+    fn hold_endpoint(&self, peer: PublicKey, endpoint: Option<SocketAddr>) -> Result<(), MeshError> {
+        let mut inner = self.lock();
+        inner.known(peer)?;
+        let Some(endpoint) = endpoint else {
+            inner.held.remove(&peer);
+            return Ok(());
+        };
+        inner.set_endpoint(peer, endpoint).map_err(self.failed("hold an endpoint"))?;
+        inner.held.insert(peer, endpoint);
+        Ok(())
     }
 
     fn peers(&self) -> Result<Vec<PeerStatus>, MeshError> {

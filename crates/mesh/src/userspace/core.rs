@@ -140,7 +140,7 @@ impl Core {
             }
         };
         peer.received(datagram.len());
-        state.endpoint = Some(from);
+        state.follow(from);
         state.confirm(receiver);
         state.flush(&mut into.outbox);
         match source {
@@ -190,8 +190,8 @@ impl Core {
             // Keys are agreed on; the other side waits for a first sign of it.
             TunnResult::WriteToNetwork(sign) => {
                 into.outbox.push(from, sign);
-                state.endpoint = Some(from);
                 state.shown_until = None;
+                state.follow(from);
                 state.flush(&mut into.outbox);
             }
             // A cookie for the next initiation.
@@ -376,7 +376,7 @@ impl Core {
             steps.extend(config.allowed.iter().map(|prefix| Step::Assign(*prefix, peer.id)));
             self.addresses.change(&steps);
             if let Some(endpoint) = config.endpoint {
-                peer.lock().endpoint = Some(endpoint.into());
+                peer.lock().lead(endpoint);
             }
             self.change_terms(&identity, &peer, terms, outbox);
             return Ok(());
@@ -431,11 +431,27 @@ impl Core {
     pub fn set_endpoint(&self, key: PublicKey, endpoint: SocketAddr, outbox: &mut Outbox) -> Result<(), MeshError> {
         let peer = self.peer(key)?;
         let mut state = peer.lock();
-        if state.endpoint.map(|known| known.remote) != Some(endpoint) {
-            state.endpoint = Some(endpoint.into());
-            if state.sending().age().is_none() {
-                state.call(outbox);
-            }
+        let before = state.endpoint;
+        state.lead(endpoint);
+        if state.endpoint != before && state.sending().age().is_none() {
+            state.call(outbox);
+        }
+        Ok(())
+    }
+
+    pub fn hold_endpoint(
+        &self,
+        key: PublicKey,
+        endpoint: Option<SocketAddr>,
+        outbox: &mut Outbox,
+    ) -> Result<(), MeshError> {
+        let peer = self.peer(key)?;
+        let mut state = peer.lock();
+        state.held = false;
+        if let Some(endpoint) = endpoint {
+            state.lead(endpoint);
+            state.held = true;
+            state.call(outbox);
         }
         Ok(())
     }

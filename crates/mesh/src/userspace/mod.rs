@@ -23,15 +23,22 @@ pub use self::addresses::{AddressTable, Step};
 pub use self::counters::Dropped;
 
 pub(crate) use self::core::{Core, Inbound};
+pub(crate) use self::datagram::Datagram;
 pub(crate) use self::outbox::{Bursts, Outbox};
+pub(crate) use self::peer::Endpoint;
+pub(crate) use self::socket::Underlay;
+pub(crate) use self::threads::is_passing;
 
-use self::socket::Underlay;
 use self::threads::Threads;
 use crate::backend::{Backend, Kind};
 use crate::beside::{Beside, Taker};
 use crate::config::{AddressChange, PeerConfig, PeerStatus, Settings};
 use crate::error::MeshError;
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
+
+/// Bytes of each direction's buffer of the socket. A burst of joined datagrams is 64 KiB; fewer than some
+/// dozens of them would be dropped while another thread has the processor.
+const BUFFER: i32 = 4 << 20;
 
 /// A link that was made and carries nothing yet. The threads that will read foreign packets begin with
 /// [`Self::start`], and have the privileges of the thread that calls it.
@@ -80,7 +87,7 @@ impl Userspace {
         settings.check()?;
         let link = settings.link.clone();
         let listen = |source| MeshError::Listen { port: settings.listen_port, source };
-        let underlay = Arc::new(Underlay::open(settings.listen_port).map_err(listen)?);
+        let underlay = Arc::new(Underlay::open(settings.listen_port, BUFFER).map_err(listen)?);
         let make = |source| MeshError::Link { link: link.clone(), source };
         let device = DeviceBuilder::new().name(&link).mtu(settings.mtu).offload(true).build_sync().map_err(make)?;
         device.set_nonblocking(true).map_err(make)?;
@@ -142,6 +149,10 @@ impl Backend for Userspace {
 
     fn beside(&self) -> Option<&dyn Beside> {
         Some(self)
+    }
+
+    fn hold_endpoint(&self, peer: PublicKey, endpoint: Option<SocketAddr>) -> Result<(), MeshError> {
+        self.change(|outbox| self.core.hold_endpoint(peer, endpoint, outbox))
     }
 
     fn dropped(&self) -> Option<Dropped> {

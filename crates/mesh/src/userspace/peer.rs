@@ -97,6 +97,8 @@ pub struct State {
     pub endpoint: Option<Endpoint>,
     /// Until when packets are shown beside the session, as the peer may not know it any more.
     pub shown_until: Option<Instant>,
+    /// The endpoint stays, wherever the peer speaks from.
+    pub held: bool,
     /// Set once and for ever: whoever still holds the peer must not use it.
     pub removed: bool,
     called: Option<Instant>,
@@ -125,6 +127,20 @@ impl State {
                 retiring
             }
             _ => &mut self.current,
+        }
+    }
+
+    /// The peer speaks from there.
+    pub fn follow(&mut self, from: Endpoint) {
+        if !self.held || self.endpoint.is_some_and(|endpoint| endpoint.remote == from.remote) {
+            self.endpoint = Some(from);
+        }
+    }
+
+    /// The peer is said to be there.
+    pub fn lead(&mut self, to: SocketAddr) {
+        if !self.held && self.endpoint.is_none_or(|known| known.remote != to) {
+            self.endpoint = Some(to.into());
         }
     }
 
@@ -200,6 +216,7 @@ impl Peer {
             terms,
             endpoint: None,
             shown_until: None,
+            held: false,
             removed: false,
             called: None,
             unconfirmed: 0,

@@ -1,4 +1,4 @@
-//! The UDP socket under a link: both families on one port, many datagrams in one system call, and the
+//! The UDP socket under a link, or a relay's: both families on one port, many datagrams in one system call, and the
 //! address of ours that a datagram came to. The unsafe code of the crate is here.
 
 use std::io;
@@ -10,10 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::peer::Endpoint;
-
-/// Bytes of each direction's buffer. A burst of joined datagrams is 64 KiB; fewer than some dozens of
-/// them would be dropped while another thread has the processor.
-const BUFFER: libc::c_int = 4 << 20;
 
 /// Room for the control messages that we send or ask for, aligned as they must be.
 type Control = [u64; 16];
@@ -36,8 +32,9 @@ pub struct Received {
 }
 
 impl Underlay {
-    /// Takes a port in the network namespace of the calling thread; 0 takes any.
-    pub fn open(port: u16) -> io::Result<Self> {
+    /// Takes a port in the network namespace of the calling thread; 0 takes any. `buffer` is of each
+    /// direction, in bytes.
+    pub fn open(port: u16, buffer: libc::c_int) -> io::Result<Self> {
         let (socket, v6) = match Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)) {
             Ok(socket) => (socket, true),
             // A kernel without IPv6.
@@ -52,8 +49,8 @@ impl Underlay {
         }
         set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1)?;
         // Without the privilege the system's limit holds.
-        let forced = set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER)
-            .and_then(|()| set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, BUFFER));
+        let forced = set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, buffer)
+            .and_then(|()| set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, buffer));
         if let Err(error) = forced {
             tracing::warn!(%error, "the mesh's socket has small buffers and may lose bursts");
         }
@@ -246,6 +243,8 @@ fn address(name: &libc::sockaddr_storage) -> io::Result<SocketAddr> {
 mod tests {
     use super::*;
 
+    const BUFFER: libc::c_int = 1 << 20;
+
     fn receive(socket: &Underlay, buffer: &mut [u8]) -> Received {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
         loop {
@@ -262,7 +261,7 @@ mod tests {
 
     #[test]
     fn datagrams_sent_together_arrive_whole_and_from_the_address_that_was_named() {
-        let (near, far) = (Underlay::open(0).unwrap(), Underlay::open(0).unwrap());
+        let (near, far) = (Underlay::open(0, BUFFER).unwrap(), Underlay::open(0, BUFFER).unwrap());
         for (to, from) in [("127.0.0.1", "127.0.0.2"), ("::1", "::1")] {
             let (to, from): (IpAddr, IpAddr) = (to.parse().unwrap(), from.parse().unwrap());
             if std::net::UdpSocket::bind((to, 0)).is_err() {
@@ -284,7 +283,7 @@ mod tests {
 
     #[test]
     fn an_address_that_we_have_no_more_does_not_keep_us_from_sending() {
-        let (near, far) = (Underlay::open(0).unwrap(), Underlay::open(0).unwrap());
+        let (near, far) = (Underlay::open(0, BUFFER).unwrap(), Underlay::open(0, BUFFER).unwrap());
         let local = Some("192.0.2.1".parse().unwrap());
         near.send(&Endpoint { remote: ([127, 0, 0, 1], far.port()).into(), local }, b"hello", 5).unwrap();
         let mut buffer = [0; 16];

@@ -218,7 +218,7 @@ pub fn send(core: &Core, underlay: &Underlay, outbox: Outbox) {
 }
 
 /// Whether an error of receiving is of the network, not of the socket.
-fn is_passing(error: &io::Error) -> bool {
+pub fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{
         ConnectionRefused, HostUnreachable, Interrupted, InvalidData, NetworkDown, NetworkUnreachable,
     };

@@ -10,4 +10,5 @@ mod namespace;
 mod pass;
 mod place;
 mod reach;
+mod relays;
 mod traffic;

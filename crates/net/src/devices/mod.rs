@@ -212,6 +212,9 @@ mod tests {
         fn set_endpoint(&self, _: PublicKey, _: std::net::SocketAddr) -> Result<(), MeshError> {
             Ok(())
         }
+        fn hold_endpoint(&self, _: PublicKey, _: Option<SocketAddr>) -> Result<(), MeshError> {
+            unreachable!("devices are found where they speak from")
+        }
         fn peers(&self) -> Result<Vec<PeerStatus>, MeshError> {
             let status = |key: &PublicKey| PeerStatus {
                 public_key: *key,

@@ -56,6 +56,10 @@ metrics! {
     MESH_SERVERS = Gauge "atoll_mesh_servers" ["state"] "Other servers by whether they answer probes through the mesh.";
     MESH_BYTES = Counter "atoll_mesh_bytes" ["way"] "Bytes on the wire between servers, as its present peers count them.";
     MESH_DROPPED = Counter "atoll_mesh_dropped" ["reason"] "Packets and datagrams that went no further; the kernel's WireGuard does not tell.";
+    MESH_RELAYED = Gauge "atoll_mesh_relayed" [] "Other servers to which packets go over a third one.";
+    MESH_RELAY_PAIRS = Gauge "atoll_mesh_relay_pairs" [] "Pairs of other servers for which this one relays.";
+    MESH_RELAY_BYTES = Counter "atoll_mesh_relay_bytes" [] "Bytes relayed for other servers.";
+    MESH_RELAY_DROPPED = Counter "atoll_mesh_relay_dropped" ["reason"] "Bursts of datagrams at the relay's ports that were not passed on: of strangers or of something else, or not taken by the network.";
     MESH_RESUMED = Counter "atoll_mesh_resumption_packets" ["way"] "Packets that travelled before a session was agreed on, and their answers.";
     MESH_RESUMPTION_REFUSED = Counter "atoll_mesh_resumption_refused" ["reason"] "Datagrams on the port of resumption that were dropped, as the initiator or as the responder.";
     MESH_TICKETS = Gauge "atoll_mesh_resumption_tickets" [] "Tickets of other servers that are on disk for the next start.";

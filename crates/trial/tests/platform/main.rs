@@ -4,6 +4,7 @@ mod cli;
 mod deaths;
 mod deploys;
 mod described;
+mod detour;
 mod exactly_once;
 mod examples;
 mod faults;

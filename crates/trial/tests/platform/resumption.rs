@@ -16,7 +16,7 @@ use atoll_trial::wait::until;
 use crate::support::trial;
 
 /// Where early packets arrive.
-const PORT: u16 = 51_822;
+const PORT: u16 = 51_823;
 /// IPv4, as the kernel numbers what a network card carries.
 const IPV4: u16 = 0x0800;
 /// All that a host receives during one restart, in bytes.

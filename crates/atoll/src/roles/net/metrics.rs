@@ -8,6 +8,7 @@ use atoll_catalogue::watch::ReplicaHandle;
 use atoll_dns::serve::Counters;
 use atoll_mesh::Backend;
 use atoll_model::reach::Reachability;
+use atoll_net::ways::Ways;
 use atoll_signals::metrics::{Samples, Source, names};
 
 use super::super::metrics::CatalogueMetrics;
@@ -16,12 +17,13 @@ use super::resume::Resumption;
 pub fn sources(
     backend: Option<Arc<dyn Backend>>,
     reach: Arc<ArcSwap<Reachability>>,
+    ways: Option<Arc<Ways>>,
     replica: ReplicaHandle,
     dns: Arc<Counters>,
     resumption: Option<Arc<Resumption>>,
 ) -> Vec<Arc<dyn Source>> {
     let mut sources: Vec<Arc<dyn Source>> =
-        vec![Arc::new(Mesh { backend, reach }), dns, Arc::new(CatalogueMetrics(replica))];
+        vec![Arc::new(Mesh { backend, reach, ways }), dns, Arc::new(CatalogueMetrics(replica))];
     sources.extend(resumption.map(|resumption| resumption as Arc<dyn Source>));
     sources
 }
@@ -29,6 +31,7 @@ pub fn sources(
 struct Mesh {
     backend: Option<Arc<dyn Backend>>,
     reach: Arc<ArcSwap<Reachability>>,
+    ways: Option<Arc<Ways>>,
 }
 
 impl Source for Mesh {
@@ -50,6 +53,15 @@ impl Source for Mesh {
         let peers = peers.unwrap_or_default();
         samples.counter(&names::MESH_BYTES, &["received"], peers.iter().map(|peer| peer.rx_bytes).sum());
         samples.counter(&names::MESH_BYTES, &["sent"], peers.iter().map(|peer| peer.tx_bytes).sum());
+        if let Some(ways) = &self.ways {
+            let over = ways.courses().values().filter(|course| course.over.is_some()).count();
+            samples.gauge(&names::MESH_RELAYED, &[], over as f64);
+            let (pairs, relayed) = ways.relayed();
+            samples.gauge(&names::MESH_RELAY_PAIRS, &[], pairs as f64);
+            samples.counter(&names::MESH_RELAY_BYTES, &[], relayed.bytes);
+            samples.counter(&names::MESH_RELAY_DROPPED, &["refused"], relayed.refused);
+            samples.counter(&names::MESH_RELAY_DROPPED, &["not_sent"], relayed.not_sent);
+        }
         let dropped = self.backend.as_ref().and_then(|backend| backend.dropped());
         for (reason, count) in dropped.unwrap_or_default().named() {
             samples.counter(&names::MESH_DROPPED, &[reason], count);

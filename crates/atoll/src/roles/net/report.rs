@@ -9,9 +9,10 @@ use axum::{Json, Router};
 
 use atoll_mesh::Backend;
 use atoll_model::reach::Reachability;
-use atoll_model::wire::{MeshReport, MeshWay};
+use atoll_model::wire::{MeshRelay, MeshReport, MeshWay};
 use atoll_net::peers::Wanted;
 use atoll_net::secrets::held::Secrets;
+use atoll_net::ways::{Course, Ways};
 use atoll_rpc::tls::LiveIdentity;
 
 use super::MESH_PATH;
@@ -23,6 +24,8 @@ pub struct Reporter {
     pub peers: Arc<ArcSwap<Wanted>>,
     pub reach: Arc<ArcSwap<Reachability>>,
     pub secrets: Arc<Secrets>,
+    /// None where this server cannot measure them.
+    pub ways: Option<Arc<Ways>>,
     pub live: Arc<LiveIdentity>,
     pub mtu: u16,
 }
@@ -38,6 +41,7 @@ impl Reporter {
             port: self.backend.as_ref().map_or(0, |backend| backend.listen_port()),
             mtu: self.mtu,
             certificate_expires_at: self.live.expires_at(),
+            relaying: self.ways.as_ref().map_or(0, |ways| ways.relayed().0),
             ways: self.ways(),
         }
     }
@@ -49,17 +53,22 @@ impl Reporter {
             Vec::new()
         });
         let (peers, reach) = (self.peers.load(), self.reach.load());
+        let courses = self.ways.as_ref().map(|ways| ways.courses()).unwrap_or_default();
         let mut ways: Vec<MeshWay> = statuses
             .into_iter()
             .filter_map(|status| {
                 let peer = peers.peers.get(&status.public_key)?;
                 let path = reach.paths.get(&peer.node);
+                let course = courses.get(&status.public_key);
+                let direct = course.and_then(|course| course.direct);
                 let handshake = status.last_handshake.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
                 Some(MeshWay {
                     node: peer.node.clone(),
                     endpoint: status.endpoint,
                     last_handshake: handshake.map(|since| since.as_secs()),
                     secret_until: self.secrets.leader_until(status.public_key),
+                    relay: course.and_then(relay),
+                    direct_round_trip_ms: direct.map(|direct| direct.round_trip.as_secs_f64() * 1e3),
                     reachable: path.is_some_and(|path| path.reachable),
                     round_trip_ms: path.map_or(0.0, |path| path.round_trip.as_secs_f64() * 1e3),
                     loss: path.map_or(0.0, |path| path.loss),
@@ -71,4 +80,13 @@ impl Reporter {
         ways.sort_by(|a, b| a.node.cmp(&b.node));
         ways
     }
+}
+
+fn relay(course: &Course) -> Option<MeshRelay> {
+    let since = course.chosen.and_then(|(since, _)| since.duration_since(UNIX_EPOCH).ok());
+    Some(MeshRelay {
+        node: course.over.clone()?,
+        since: since.map(|since| since.as_secs()),
+        reason: course.chosen.map(|(_, reason)| reason.to_owned()),
+    })
 }
