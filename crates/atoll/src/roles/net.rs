@@ -10,9 +10,10 @@ mod resume;
 mod secrets;
 mod websocket;
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -66,6 +67,10 @@ const REACH_EVERY: Duration = Duration::from_millis(500);
 /// Before control is told again who we are in the mesh.
 const ENTER_AGAIN: Duration = Duration::from_secs(2);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// The process of an earlier start may be ending still: it gives its lock up first, then its interfaces, which
+/// take their time, and then its ports.
+const PORT_FREE_WITHIN: Duration = Duration::from_secs(5);
+const PORT_TRIED_EVERY: Duration = Duration::from_millis(20);
 
 /// Makes the link and reads the operator's files first, which takes a right that nothing after it has.
 pub fn run(common: Common) -> anyhow::Result<()> {
@@ -99,13 +104,21 @@ fn make_link(link: &str, port: u16, private_key: &PrivateKey, without: &str) -> 
         private_key: private_key.clone(),
     };
     kernel::delete_leftover(link)?;
-    match atoll_mesh::make(&settings) {
-        Ok(made) => Ok(Some(made)),
-        Err(error @ MeshError::Link { .. }) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "{without}");
-            Ok(None)
+    let began = Instant::now();
+    loop {
+        match atoll_mesh::make(&settings) {
+            Ok(made) => return Ok(Some(made)),
+            Err(error @ MeshError::Link { .. }) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "{without}");
+                return Ok(None);
+            }
+            Err(MeshError::Listen { source, .. })
+                if source.kind() == ErrorKind::AddrInUse && began.elapsed() < PORT_FREE_WITHIN =>
+            {
+                std::thread::sleep(PORT_TRIED_EVERY);
+            }
+            Err(error) => return Err(error.into()),
         }
-        Err(error) => Err(error.into()),
     }
 }
 
