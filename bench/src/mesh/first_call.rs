@@ -3,9 +3,8 @@
 
 use anyhow::ensure;
 
-use atoll_model::MachineState;
 use atoll_trial::first_call::{after_restart, has_tickets, lose_tickets};
-use atoll_trial::platform::{MachineSpec, Platform, SOON, TWO_REGIONS};
+use atoll_trial::platform::{Platform, SOON, TWO_REGIONS};
 use atoll_trial::wait::until;
 
 use crate::figure::{Figure, Figures, Samples};
@@ -17,10 +16,8 @@ const ROUNDS: usize = 8;
 pub async fn run() -> anyhow::Result<Figures> {
     let platform = Platform::start(TWO_REGIONS).await?;
     platform.create_app(APP).await?;
-    let near = platform.create_machine(APP, &MachineSpec { region: "nrt", ..MachineSpec::default() }).await?;
-    let far = platform.create_machine(APP, &MachineSpec { region: "ams", ..MachineSpec::default() }).await?;
-    platform.in_state(APP, &near, MachineState::Started).await?;
-    let to = platform.in_state(APP, &far, MachineState::Started).await?.private_ip;
+    let near = platform.running_machine(APP, "nrt").await?.id;
+    let to = platform.running_machine(APP, "ams").await?.address;
     let node = platform.node("nrt")?;
     let url = format!("http://[{to}]:8080/healthz");
     until("the servers reach each other", SOON, async || {
@@ -36,7 +33,7 @@ pub async fn run() -> anyhow::Result<Figures> {
             if !resumed {
                 lose_tickets(node)?;
             }
-            let call = after_restart(node, &near, to.parse()?).await?;
+            let call = after_restart(node, &near, to).await?;
             let took = if resumed { &mut with } else { &mut without };
             took.push(call.took.as_secs_f64() * 1e3);
             pause.push(call.began_after.as_secs_f64() * 1e3);

@@ -4,7 +4,8 @@
 use anyhow::ensure;
 
 use atoll_trial::platform::{PAIR, Platform, SOON, TWO_REGIONS};
-use atoll_trial::private::{Pair, another_secret, join_with_short_lives, shared_secret};
+use atoll_trial::private::Pair;
+use atoll_trial::short_lives::{A_FEW_SECONDS, another_secret, join_with_lives_of, shared_secret};
 use atoll_trial::wait::until;
 
 use crate::figure::Samples;
@@ -19,7 +20,7 @@ const REVOCATIONS: usize = 3;
 /// Packets that were lost.
 pub async fn rotation() -> anyhow::Result<u64> {
     let mut platform = Platform::start(PAIR).await?;
-    let _late = join_with_short_lives(&mut platform).await?;
+    let _late = join_with_lives_of(&mut platform, A_FEW_SECONDS).await?;
     let (mut secret, _) = until("the first secret", SOON, async || shared_secret(&platform).await).await?;
     let pair = Pair::make(&platform, ["ams", "nrt"]).await?;
     let changing = async {
@@ -28,7 +29,7 @@ pub async fn rotation() -> anyhow::Result<u64> {
         }
         Ok::<_, anyhow::Error>(())
     };
-    let (counted, changed) = tokio::join!(pair.count(&platform, PACKETS), changing);
+    let (counted, changed) = tokio::join!(pair.count_quick(&platform, PACKETS), changing);
     changed?;
     let counted = counted?;
     ensure!(counted.sent == PACKETS as u64, "{counted:?}");

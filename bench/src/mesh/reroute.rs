@@ -1,7 +1,7 @@
 //! How soon private traffic leaves a bad link for a third server, and is back once the link is well. On a whole
 //! platform in a lab.
 
-use atoll_trial::detour::{Ends, Fault, TRIANGLE};
+use atoll_trial::detour::{Fault, TRIANGLE, prepare, stay_calm, strike_and_heal};
 use atoll_trial::platform::Platform;
 
 use crate::figure::{Figure, Figures};
@@ -14,14 +14,14 @@ const TARGET: f64 = 2.5;
 
 pub async fn run() -> anyhow::Result<Figures> {
     let platform = Platform::start(TRIANGLE).await?;
-    let ends = Ends::prepare(&platform).await?;
+    let pair = prepare(&platform).await?;
     let (mut left, mut back) = (0.0_f64, 0.0_f64);
     for _ in 0..ROUNDS {
         for fault in Fault::ALL {
-            let detour = ends.strike_and_heal(&platform, fault).await?;
+            let detour = strike_and_heal(&platform, &pair, fault).await?;
             left = left.max(detour.left.as_secs_f64());
             back = back.max(detour.back.as_secs_f64());
-            ends.stay_calm(&platform).await?;
+            stay_calm(&platform, &pair).await?;
         }
     }
     Ok(vec![

@@ -113,12 +113,12 @@ fn back<'r>(reports: &BTreeMap<&NodeName, &'r MeshReport>, from: &NodeName, to: 
 fn detour(way: &MeshWay, own_port: u16) -> Option<(String, String)> {
     let at = way.endpoint.map_or_else(|| "it".to_owned(), |endpoint| endpoint.to_string());
     match (&way.relay, way.direct_round_trip_ms) {
-        (Some(relay), _) if way.reachable => {
+        (Some(relay), _) if way.reachable == Some(true) => {
             let reason = relay.reason.as_ref()?;
             let advice = "look at the network between them; packets take the direct way again once it is well";
             Some((format!("goes over {}: {reason}", relay.node), advice.to_owned()))
         }
-        (None, None) if way.reachable => {
+        (None, None) if way.reachable == Some(true) => {
             let port = own_port.saturating_add(SIGNALS_ABOVE);
             let advice = format!("open UDP port {port} on both: without it nothing would be relayed if {at} were lost");
             Some(("hears nothing of it beside the mesh".to_owned(), advice))
@@ -132,13 +132,13 @@ fn trouble(way: Option<&MeshWay>, back: Option<&MeshWay>, own_port: u16) -> Opti
         let advice = "it has not heard of the other one's key: see whether both reach control";
         return Some(("has no way to it".to_owned(), advice.to_owned()));
     };
-    if way.reachable {
+    if way.reachable? {
         let lossy = way.loss >= NOTICED_LOSS;
         let advice = "look at the network between them; no other server offers a way that is much better";
         return lossy.then(|| (format!("loses {:.0} % of probes", way.loss * 100.0), advice.to_owned()));
     }
     let at = way.endpoint.map_or_else(|| "an unknown address".to_owned(), |endpoint| endpoint.to_string());
-    Some(match (way.last_handshake, back.is_some_and(|back| back.reachable)) {
+    Some(match (way.last_handshake, back.is_some_and(|back| back.reachable == Some(true))) {
         (_, true) => (
             "does not hear it, but is heard".to_owned(),
             format!("a firewall drops UDP in one direction: open UDP port {own_port} here"),
@@ -168,7 +168,7 @@ mod tests {
             secret_until: Some(NOW + 60),
             relay: None,
             direct_round_trip_ms: Some(9.0),
-            reachable: true,
+            reachable: Some(true),
             round_trip_ms: 10.0,
             loss: 0.0,
             rx_bytes: 1,
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn each_trouble_has_its_own_words() {
-        let cut = |node| MeshWay { reachable: false, loss: 1.0, ..way(node) };
+        let cut = |node| MeshWay { reachable: Some(false), loss: 1.0, ..way(node) };
         assert_eq!(
             told(&[server("a", vec![cut("b")]), server("b", vec![cut("a")])]),
             ["a -> b: no longer hears it", "b -> a: no longer hears it"]
@@ -218,6 +218,8 @@ mod tests {
             told(&[server("a", vec![never]), server("b", vec![])]),
             ["a -> b: has never agreed on keys with it", "b -> a: has no way to it"]
         );
+        let new = MeshWay { reachable: None, last_handshake: None, ..way("b") };
+        assert!(told(&[server("a", vec![new]), server("b", vec![way("a")])]).is_empty(), "it may have just begun");
         let lossy = MeshWay { loss: 0.1, ..way("b") };
         assert_eq!(told(&[server("a", vec![lossy]), server("b", vec![way("a")])]), ["a -> b: loses 10 % of probes"]);
     }

@@ -17,7 +17,7 @@ pub struct Path {
     pub reachable: bool,
 }
 
-/// Paths from this node to every other one that has been probed.
+/// Paths from this node to every other one that was probed for long enough to tell.
 #[derive(Clone, Debug, Default)]
 pub struct Reachability {
     pub paths: HashMap<NodeName, Path>,

@@ -452,8 +452,9 @@ pub struct MeshWay {
     /// The round trip beside the mesh, directly, in milliseconds; absent if there is no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direct_round_trip_ms: Option<f64>,
-    /// It answers probes.
-    pub reachable: bool,
+    /// It answers probes; absent until it had time to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reachable: Option<bool>,
     /// Smoothed, in milliseconds.
     pub round_trip_ms: f64,
     /// Share of recent probes without an answer, 0 to 1.

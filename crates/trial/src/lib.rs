@@ -9,7 +9,8 @@
 //! - [`demo`]: the demonstration
 //! - [`faults`]: what the death of each process may cost; [`persist`]: whoever notices
 //! - [`first_call`]: a call right after the private network's process was killed
-//! - [`private`]: two servers whose machines talk to each other, and how many packets that costs
+//! - [`private`]: two machines on two servers, and what becomes of packets between them
+//! - [`short_lives`]: servers whose certificates live for seconds
 //! - [`slow_link`]: what the demo and a test do to a link
 //! - [`wait`], [`programs`]: conditions and files
 
@@ -25,6 +26,7 @@ pub mod persist;
 pub mod platform;
 pub mod private;
 pub mod programs;
+pub mod short_lives;
 pub mod slow_link;
 pub mod visit;
 pub mod wait;

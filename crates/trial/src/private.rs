@@ -1,5 +1,5 @@
-//! Two servers and a machine on each: packets between them are counted while servers' secrets change or a
-//! server is revoked.
+//! Two machines of one private network on two servers, and what becomes of packets between them while something
+//! is done to the servers or the way between them.
 
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,21 +8,21 @@ use anyhow::{Context, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
-use atoll_model::MachineState;
-
-use crate::platform::{MachineSpec, Node, Origin, Platform, SOON};
+use crate::platform::{Platform, RunningMachine, SOON};
 use crate::wait::until;
 
-/// Of servers' certificates; each leader makes a new secret at half of it.
-const SHORT_LIFE_S: &str = "6";
-const BETWEEN_PACKETS: &str = "0.005";
+/// Whose machines they are.
+const APP: &str = "web";
+const BETWEEN_PACKETS: Duration = Duration::from_millis(5);
 /// How long packets flow that are to end.
 const ENDING_S: &str = "8";
 
-/// The two machines, on the server where control runs and on another one.
+/// The two machines; the near one asks, the far one answers.
 pub struct Pair {
-    near: String,
-    far_address: String,
+    /// The server of the near one.
+    node: String,
+    pub near: RunningMachine,
+    pub far: RunningMachine,
 }
 
 /// What became of a stream of packets and their answers.
@@ -33,33 +33,42 @@ pub struct Counted {
 }
 
 impl Pair {
-    /// Makes a machine in each of these regions and waits until they reach each other.
-    pub async fn make(platform: &Platform, regions: [&str; 2]) -> anyhow::Result<Self> {
-        platform.create_app("web").await?;
-        let mut machines = Vec::new();
-        for region in regions {
-            let id = platform.create_machine("web", &MachineSpec { region, ..MachineSpec::default() }).await?;
-            machines.push(platform.in_state("web", &id, MachineState::Started).await?);
-        }
-        let pair = Self { near: machines[0].id.to_string(), far_address: machines[1].private_ip.clone() };
+    /// Makes a machine in each of these regions and waits until they reach each other. The near region's server has
+    /// its name.
+    pub async fn make(platform: &Platform, [near, far]: [&str; 2]) -> anyhow::Result<Self> {
+        platform.create_app(APP).await?;
+        let pair = Self {
+            node: near.to_owned(),
+            near: platform.running_machine(APP, near).await?,
+            far: platform.running_machine(APP, far).await?,
+        };
         pair.reached(platform).await?;
         Ok(pair)
     }
 
+    /// Whether a packet passes now.
+    pub async fn passes(&self, platform: &Platform) -> anyhow::Result<()> {
+        let counted = self.count(platform, 1, BETWEEN_PACKETS).await?;
+        ensure!(counted.lost == 0, "{counted:?}");
+        Ok(())
+    }
+
     /// Waits until one reaches the other; how long that took.
     pub async fn reached(&self, platform: &Platform) -> anyhow::Result<Duration> {
-        let waited = until("one machine reaches the other", SOON, async || {
-            let counted = self.count(platform, 1).await?;
-            ensure!(counted.lost == 0, "{counted:?}");
-            Ok(())
-        });
+        let waited = until("one machine reaches the other", SOON, async || self.passes(platform).await);
         Ok(waited.await?.1)
     }
 
-    /// Sends so many packets, two hundred a second, each to be answered within a second.
-    pub async fn count(&self, platform: &Platform, packets: usize) -> anyhow::Result<Counted> {
-        let said = self.ping(platform, &["-q", "-c", &packets.to_string(), "-i", BETWEEN_PACKETS, "-W", "1"]).await?;
-        counted(&said)
+    /// Sends so many packets, two hundred a second.
+    pub async fn count_quick(&self, platform: &Platform, packets: usize) -> anyhow::Result<Counted> {
+        self.count(platform, packets, BETWEEN_PACKETS).await
+    }
+
+    /// Sends so many packets, each to be answered within a second.
+    pub async fn count(&self, platform: &Platform, packets: usize, every: Duration) -> anyhow::Result<Counted> {
+        let (packets, every) = (packets.to_string(), seconds(every));
+        let mut ping = self.ping(platform, &["-q", "-c", &packets, "-i", &every, "-W", "1"])?;
+        counted(&String::from_utf8(ping.stdin(Stdio::null()).output().await?.stdout)?)
     }
 
     /// Does something after which no packet may pass any more; the time from its beginning to the last answer.
@@ -68,7 +77,7 @@ impl Pair {
         platform: &Platform,
         act: impl AsyncFnOnce() -> anyhow::Result<()>,
     ) -> anyhow::Result<Duration> {
-        let mut ping = self.command(platform, &["-D", "-i", BETWEEN_PACKETS, "-w", ENDING_S])?;
+        let mut ping = self.ping(platform, &["-D", "-i", &seconds(BETWEEN_PACKETS), "-w", ENDING_S])?;
         let mut ping = ping.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let mut out = BufReader::new(ping.stdout.take().context("ping has no output")?);
         let mut said = String::new();
@@ -85,15 +94,15 @@ impl Pair {
         Ok(last.duration_since(began).unwrap_or_default())
     }
 
-    async fn ping(&self, platform: &Platform, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = self.command(platform, arguments)?.stdin(Stdio::null()).output().await?;
-        Ok(String::from_utf8(output.stdout)?)
+    fn ping(&self, platform: &Platform, arguments: &[&str]) -> anyhow::Result<Command> {
+        let far = self.far.address.to_string();
+        let arguments = [&["-6"], arguments, &[&far]].concat();
+        platform.node(&self.node)?.command_in_machine(&self.near.id, "ping", &arguments)
     }
+}
 
-    fn command(&self, platform: &Platform, arguments: &[&str]) -> anyhow::Result<Command> {
-        let first = platform.nodes().first().context("there is no server")?;
-        first.command_in_machine(&self.near, "ping", &[&["-6"], arguments, &[&self.far_address]].concat())
-    }
+fn seconds(duration: Duration) -> String {
+    duration.as_secs_f64().to_string()
 }
 
 /// From the summary that ping ends with.
@@ -111,40 +120,6 @@ fn last_answer(said: &str) -> Option<SystemTime> {
     let mut answers = said.lines().rev().filter(|line| line.contains("bytes from"));
     let time = answers.next()?.strip_prefix('[')?.split(']').next()?.parse::<f64>().ok()?;
     Some(UNIX_EPOCH + Duration::from_secs_f64(time))
-}
-
-/// Begins the first server again with certificates of seconds and lets the second host join: each leader of a
-/// pair then makes a new secret every three seconds.
-pub async fn join_with_short_lives(platform: &mut Platform) -> anyhow::Result<Node> {
-    let first = platform.node_mut("ams")?;
-    first.end().await?;
-    first.set_arguments(&["--certificate-seconds", SHORT_LIFE_S]);
-    first.start(&Origin::First).await?;
-    let control = platform.nodes_address()?;
-    let token = platform.client().node_token().await?.token;
-    let mut late = Node::new(platform.host("late")?, "nrt");
-    late.start(&Origin::Joins { control, token }).await?;
-    Ok(late)
-}
-
-/// What the two servers share: when the certificate ends under which their secret was made.
-pub async fn shared_secret(platform: &Platform) -> anyhow::Result<u64> {
-    let found = platform.client().mesh().await?;
-    let ways = found.servers.iter().filter_map(|server| server.report.as_ref()).flat_map(|report| &report.ways);
-    let until: Vec<_> = ways.map(|way| way.secret_until).collect();
-    ensure!(until.len() == 2, "{} ways", until.len());
-    ensure!(until[0] == until[1], "they do not mean the same: {until:?}");
-    until[0].context("they share none yet")
-}
-
-/// Waits until the two share another secret than this one.
-pub async fn another_secret(platform: &Platform, than: u64) -> anyhow::Result<u64> {
-    let waited = until("a new secret", SOON, async || {
-        let now = shared_secret(platform).await?;
-        ensure!(now != than, "it is the old one");
-        Ok(now)
-    });
-    Ok(waited.await?.0)
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ fn rows(server: &MeshServer, now_ms: u64) -> Vec<Vec<String>> {
         vec![
             server.node.to_string(),
             way.node.to_string(),
-            if way.reachable { "yes" } else { "no" }.to_owned(),
+            way.reachable.map_or("-", |reachable| if reachable { "yes" } else { "no" }).to_owned(),
             format!("{:.1} ms", way.round_trip_ms),
             format!("{:.0} %", way.loss * 100.0),
             way.last_handshake.map_or_else(|| "never".to_owned(), |at| age(at * 1000, now_ms)),

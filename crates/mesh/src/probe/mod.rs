@@ -105,7 +105,8 @@ impl Shared {
                     tracks.entry(node.clone()).or_default().ask(number, now);
                     self.send(Probe::Question(number), (*address, self.port).into());
                 }
-                let paths = tracks.iter_mut().map(|(node, track)| (node.clone(), track.path(now))).collect();
+                let known = |(node, track): (&NodeName, &mut Track)| Some((node.clone(), track.path(now)?));
+                let paths = tracks.iter_mut().filter_map(known).collect();
                 self.reachability.store(Arc::new(Reachability { paths }));
             }
             self.hear(&targets, &mut tracks);

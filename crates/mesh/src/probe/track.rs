@@ -23,20 +23,24 @@ struct Question {
     answered: bool,
 }
 
-/// One node's record. Nothing is known at first, so it is out of reach.
+/// One node's record.
 #[derive(Default)]
 pub struct Track {
+    /// When the first question left.
+    began: Option<Instant>,
     asked: VecDeque<Question>,
     round_trip: Option<Duration>,
     /// Answers since the last question that was lost.
     in_a_row: u32,
     heard: Option<Instant>,
-    reachable: bool,
+    /// `None` until it was judged once.
+    reachable: Option<bool>,
 }
 
 impl Track {
     /// A question leaves now.
     pub fn ask(&mut self, number: u64, now: Instant) {
+        self.began.get_or_insert(now);
         if self.asked.len() == WINDOW {
             self.asked.pop_front();
         }
@@ -55,13 +59,17 @@ impl Track {
         self.round_trip = Some(self.round_trip.map_or(took, |before| (before * 7 + took) / 8));
         self.heard = Some(now);
         self.in_a_row += 1;
-        self.reachable |= self.in_a_row >= RETURN;
+        if self.in_a_row >= RETURN {
+            self.reachable = Some(true);
+        }
     }
 
-    /// What is known at this time.
-    pub fn path(&mut self, now: Instant) -> Path {
-        if self.heard.is_none_or(|heard| now.saturating_duration_since(heard) >= SILENCE) {
-            self.reachable = false;
+    /// What is known at this time: nothing before enough answers have come or stayed away. A process that has
+    /// just begun must not take all others for lost.
+    pub fn path(&mut self, now: Instant) -> Option<Path> {
+        let silent_since = self.heard.or(self.began)?;
+        if now.saturating_duration_since(silent_since) >= SILENCE {
+            self.reachable = Some(false);
         }
         let due = |question: &&Question| question.answered || now.saturating_duration_since(question.at) >= PATIENCE;
         let (lost, judged) = self
@@ -69,11 +77,11 @@ impl Track {
             .iter()
             .filter(due)
             .fold((0_u8, 0_u8), |(lost, judged), question| (lost + u8::from(!question.answered), judged + 1));
-        if !self.reachable && self.asked.iter().rfind(due).is_some_and(|last| !last.answered) {
+        if self.reachable != Some(true) && self.asked.iter().rfind(due).is_some_and(|last| !last.answered) {
             self.in_a_row = 0;
         }
         let loss = if judged == 0 { 0.0 } else { f32::from(lost) / f32::from(judged) };
-        Path { round_trip: self.round_trip.unwrap_or_default(), loss, reachable: self.reachable }
+        Some(Path { round_trip: self.round_trip.unwrap_or_default(), loss, reachable: self.reachable? })
     }
 }
 
@@ -84,7 +92,7 @@ mod tests {
     const TRIP: Duration = Duration::from_millis(40);
 
     /// Asks as the prober does; `answered` says of which questions an answer comes. The path at the end.
-    fn run(track: &mut Track, now: &mut Instant, answered: impl IntoIterator<Item = bool>) -> Path {
+    fn run(track: &mut Track, now: &mut Instant, answered: impl IntoIterator<Item = bool>) -> Option<Path> {
         for answered in answered {
             let number = track.asked.back().map_or(0, |last| last.number + 1);
             track.ask(number, *now);
@@ -97,24 +105,38 @@ mod tests {
         track.path(*now)
     }
 
+    fn is_reachable(path: Option<Path>) -> Option<bool> {
+        path.map(|path| path.reachable)
+    }
+
     #[test]
     fn a_node_is_within_reach_after_two_answers_and_out_of_it_after_four_questions_without() {
         let (mut track, mut now) = (Track::default(), Instant::now());
-        assert!(!run(&mut track, &mut now, [true]).reachable);
-        assert!(run(&mut track, &mut now, [true]).reachable);
-        assert!(run(&mut track, &mut now, [false; 3]).reachable);
-        assert!(!run(&mut track, &mut now, [false]).reachable);
-        assert!(!run(&mut track, &mut now, [true]).reachable);
-        assert!(run(&mut track, &mut now, [true]).reachable);
+        for (answered, reachable) in
+            [(&[true, true][..], true), (&[false; 3], true), (&[false], false), (&[true], false), (&[true], true)]
+        {
+            let path = run(&mut track, &mut now, answered.iter().copied());
+            assert_eq!(is_reachable(path), Some(reachable), "after {answered:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_node_before_it_had_time_to_answer() {
+        let (mut track, mut now) = (Track::default(), Instant::now());
+        assert_eq!(track.path(now), None);
+        assert_eq!(run(&mut track, &mut now, [true]), None, "one answer is none yet");
+        let (mut track, mut now) = (Track::default(), Instant::now());
+        assert_eq!(run(&mut track, &mut now, [false; 4]), None);
+        assert_eq!(is_reachable(run(&mut track, &mut now, [false])), Some(false));
     }
 
     #[test]
     fn a_bad_way_is_a_way_and_its_loss_is_told() {
         let (mut track, mut now) = (Track::default(), Instant::now());
-        let path = run(&mut track, &mut now, (0..60).map(|number| number % 4 != 0));
+        let path = run(&mut track, &mut now, (0..60).map(|number| number % 4 != 0)).unwrap();
         assert!(path.reachable);
         assert!((0.2..0.3).contains(&path.loss), "{}", path.loss);
-        let path = run(&mut track, &mut now, [true; 30]);
+        let path = run(&mut track, &mut now, [true; 30]).unwrap();
         assert_eq!((path.loss, path.round_trip), (0.0, TRIP));
     }
 
@@ -127,7 +149,7 @@ mod tests {
             track.answer(number, now + 4 * TRIP);
             now += EVERY;
         }
-        let path = track.path(now);
+        let path = track.path(now).unwrap();
         assert!(path.round_trip > 3 * TRIP, "{path:?}");
     }
 
@@ -138,9 +160,9 @@ mod tests {
         for number in [0, 2, 3, 4, 5] {
             track.answer(number, now);
         }
-        assert!(!track.path(now).reachable);
+        assert_eq!(track.path(now), None);
         track.answer(1, now + TRIP);
         track.answer(1, now + TRIP);
-        assert!(!track.path(now + TRIP).reachable, "one answer, told twice");
+        assert_eq!(track.path(now + TRIP), None, "one answer, told twice");
     }
 }

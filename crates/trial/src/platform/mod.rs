@@ -7,7 +7,7 @@ mod example;
 mod node;
 pub mod terminal;
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -103,6 +103,14 @@ pub struct MachineSpec<'a> {
     pub idle: Option<&'a str>,
     /// What happens when it ends by itself; `on-failure` if empty.
     pub restart: &'a str,
+}
+
+/// A machine that runs.
+#[derive(Clone, Debug)]
+pub struct RunningMachine {
+    pub id: String,
+    /// In its private network.
+    pub address: Ipv6Addr,
 }
 
 impl Platform {
@@ -248,6 +256,13 @@ impl Platform {
         let path = format!("/v1/apps/{app}/machines");
         let made = self.client.raw(http::Method::POST, &path, Some(&body)).await?;
         Ok(made["id"].as_str().context("the machine made has no id")?.to_owned())
+    }
+
+    /// Makes a machine of the example image and waits until it runs.
+    pub async fn running_machine(&self, app: &str, region: &str) -> anyhow::Result<RunningMachine> {
+        let id = self.create_machine(app, &MachineSpec { region, ..MachineSpec::default() }).await?;
+        let machine = self.in_state(app, &id, MachineState::Started).await?;
+        Ok(RunningMachine { id, address: machine.private_ip.parse()? })
     }
 
     /// Starts a machine, also one that is only just ending; one that runs is left as it is.

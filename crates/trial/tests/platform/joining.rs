@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 
 use atoll_model::MachineState;
 use atoll_trial::platform::{MachineSpec, Node, Origin, PAIR, Platform, Role, SOON, see};
+use atoll_trial::short_lives::join_with_lives_of;
 use atoll_trial::visit::Ask;
 use atoll_trial::wait::until;
 
@@ -129,16 +130,7 @@ async fn heard(platform: &Platform, name: &str, wanted: bool) -> anyhow::Result<
 #[test]
 fn certificates_are_renewed_and_a_lapsed_server_enrols_again_with_its_machines() {
     trial("lapsed", PAIR, async |platform| {
-        // From here on control signs for seconds instead of an hour.
-        let life = SHORT_LIFE.as_secs().to_string();
-        let first = platform.node_mut("ams")?;
-        first.end().await?;
-        first.set_arguments(&["--certificate-seconds", &life]);
-        first.start(&Origin::First).await?;
-        let control = platform.nodes_address()?;
-        let token = platform.client().node_token().await?.token;
-        let mut late = Node::new(platform.host("late")?, "nrt");
-        late.start(&Origin::Joins { control, token }).await?;
+        let mut late = join_with_lives_of(platform, SHORT_LIFE).await?;
         heard(platform, "late", true).await?;
 
         let site = platform.create_app("hello").await?;
@@ -177,7 +169,7 @@ fn certificates_are_renewed_and_a_lapsed_server_enrols_again_with_its_machines()
         heard(platform, "late", false).await?;
 
         late.end().await?;
-        let token = platform.client().node_token().await?.token;
+        let (control, token) = (platform.nodes_address()?, platform.client().node_token().await?.token);
         late.start(&Origin::Joins { control, token }).await?;
         heard(platform, "late", true).await?;
         let (after, _) = until("it is served again", SOON, async || see(&host, &question).await).await?;
@@ -194,15 +186,7 @@ fn certificates_are_renewed_and_a_lapsed_server_enrols_again_with_its_machines()
 #[test]
 fn servers_outlive_a_control_that_is_away_for_longer_than_certificates_live() {
     trial("control_away", PAIR, async |platform| {
-        let life = SHORT_LIFE.as_secs().to_string();
-        let first = platform.node_mut("ams")?;
-        first.end().await?;
-        first.set_arguments(&["--certificate-seconds", &life]);
-        first.start(&Origin::First).await?;
-        let control = platform.nodes_address()?;
-        let token = platform.client().node_token().await?.token;
-        let mut late = Node::new(platform.host("late")?, "nrt");
-        late.start(&Origin::Joins { control, token }).await?;
+        let late = join_with_lives_of(platform, SHORT_LIFE).await?;
         heard(platform, "late", true).await?;
 
         let first = platform.node_mut("ams")?;

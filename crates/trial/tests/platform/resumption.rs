@@ -1,6 +1,6 @@
 //! Connections opened before the mesh's sessions are there again; and whoever recorded how.
 
-use std::net::{Ipv6Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 
@@ -8,9 +8,8 @@ use anyhow::{Context, ensure};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketType, recv, socket};
 
-use atoll_model::MachineState;
 use atoll_trial::first_call::{after_restart, has_tickets, net_metric};
-use atoll_trial::platform::{MachineSpec, Node, Platform, Role, SOON, TWO_REGIONS};
+use atoll_trial::platform::{Node, Platform, Role, SOON, TWO_REGIONS};
 use atoll_trial::wait::until;
 
 use crate::support::trial;
@@ -53,12 +52,6 @@ impl Tap {
     }
 }
 
-async fn machine(platform: &Platform, region: &str) -> anyhow::Result<(String, Ipv6Addr)> {
-    let id = platform.create_machine("web", &MachineSpec { region, ..MachineSpec::default() }).await?;
-    let machine = platform.in_state("web", &id, MachineState::Started).await?;
-    Ok((id, machine.private_ip.parse()?))
-}
-
 async fn taken(node: &Node) -> anyhow::Result<u64> {
     net_metric(node, "atoll_mesh_resumption_packets_total", &[("way", "taken")]).await
 }
@@ -95,7 +88,8 @@ async fn replay(platform: &Platform, recorded: &[Vec<u8>], to: &Node, reasons: &
 fn a_call_after_a_restart_takes_a_round_trip_less_and_cannot_be_replayed() {
     trial("resumption", TWO_REGIONS, async |platform| {
         platform.create_app("web").await?;
-        let ((caller, _), (_, callee)) = (machine(platform, "nrt").await?, machine(platform, "ams").await?);
+        let caller = platform.running_machine("web", "nrt").await?.id;
+        let callee = platform.running_machine("web", "ams").await?.address;
         let (ams, nrt) = (platform.node("ams")?, platform.node("nrt")?);
         let url = format!("http://[{callee}]:8080/healthz");
         until("the servers reach each other", SOON, async || {

@@ -3,7 +3,8 @@
 use anyhow::ensure;
 
 use atoll_trial::platform::{PAIR, Role, SOON};
-use atoll_trial::private::{Pair, another_secret, join_with_short_lives, shared_secret};
+use atoll_trial::private::Pair;
+use atoll_trial::short_lives::{A_FEW_SECONDS, another_secret, join_with_lives_of, shared_secret};
 use atoll_trial::wait::until;
 
 use crate::support::trial;
@@ -16,7 +17,7 @@ const PACKETS: usize = 1300;
 #[test]
 fn secrets_change_under_load_without_a_loss_and_outlive_processes_files_and_control() {
     trial("secrets", PAIR, async |platform| {
-        let late = join_with_short_lives(platform).await?;
+        let late = join_with_lives_of(platform, A_FEW_SECONDS).await?;
         let (mut secret, _) = until("the first secret", SOON, async || shared_secret(platform).await).await?;
         let pair = Pair::make(platform, ["ams", "nrt"]).await?;
         let changing = async {
@@ -25,7 +26,7 @@ fn secrets_change_under_load_without_a_loss_and_outlive_processes_files_and_cont
             }
             Ok::<_, anyhow::Error>(())
         };
-        let (counted, changed) = tokio::join!(pair.count(platform, PACKETS), changing);
+        let (counted, changed) = tokio::join!(pair.count_quick(platform, PACKETS), changing);
         let counted = counted?;
         changed?;
         println!("while secrets changed: {counted:?}");
@@ -48,7 +49,7 @@ fn secrets_change_under_load_without_a_loss_and_outlive_processes_files_and_cont
         let ams = platform.node("ams")?;
         let control = ams.pid(Role::Control)?;
         ams.signal(control, "STOP").await?;
-        let counted = pair.count(platform, PACKETS).await?;
+        let counted = pair.count_quick(platform, PACKETS).await?;
         ams.signal(control, "CONT").await?;
         println!("while control was silent: {counted:?}");
         ensure!(counted.lost == 0, "{counted:?}");

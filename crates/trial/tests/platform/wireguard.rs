@@ -12,9 +12,8 @@ use serde_json::json;
 use tokio::process::Command;
 
 use atoll_lab::Host;
-use atoll_model::MachineState;
 use atoll_model::wire::WireGuardPeerStatus;
-use atoll_trial::platform::{MachineSpec, Platform, Role, SOON, TWO_REGIONS};
+use atoll_trial::platform::{Platform, Role, RunningMachine, SOON, TWO_REGIONS};
 use atoll_trial::programs;
 use atoll_trial::visit::Who;
 use atoll_trial::wait::until;
@@ -79,7 +78,7 @@ impl Device {
         Ok(serde_json::from_str(&said)?)
     }
 
-    async fn asks(&self, machine: &Machine, limit: Duration) -> anyhow::Result<Duration> {
+    async fn asks(&self, machine: &RunningMachine, limit: Duration) -> anyhow::Result<Duration> {
         let (_, took) = until("the machine answers the device", limit, async || {
             let who = self.ask(machine.address.into()).await?;
             ensure!(who.machine == machine.id, "{} answered", who.machine);
@@ -99,17 +98,6 @@ impl Device {
     }
 }
 
-struct Machine {
-    id: String,
-    address: Ipv6Addr,
-}
-
-async fn machine(platform: &Platform, app: &str, region: &str) -> anyhow::Result<Machine> {
-    let id = platform.create_machine(app, &MachineSpec { region, ..MachineSpec::default() }).await?;
-    let machine = platform.in_state(app, &id, MachineState::Started).await?;
-    Ok(Machine { id, address: machine.private_ip.parse()? })
-}
-
 /// A server's own address in the mesh.
 async fn node_address(platform: &Platform, node: &str) -> anyhow::Result<Ipv6Addr> {
     let output = platform.node(node)?.run("ip", &["-6", "-o", "addr", "show", "dev", "lo"]).await?;
@@ -127,8 +115,10 @@ fn a_stock_client_enters_its_own_network_alone_until_it_is_removed() {
         let foreign = json!({"name": "foreign", "org_slug": "personal", "network": "strangers"});
         platform.client().raw(Method::POST, "/v1/apps", Some(&foreign)).await?;
         platform.import_example("hello", "foreign/web:latest").await?;
-        let (near, far) = (machine(platform, "web", "nrt").await?, machine(platform, "web", "ams").await?);
-        let strangers = [machine(platform, "foreign", "nrt").await?, machine(platform, "foreign", "ams").await?];
+        let (near, far) =
+            (platform.running_machine("web", "nrt").await?, platform.running_machine("web", "ams").await?);
+        let strangers =
+            [platform.running_machine("foreign", "nrt").await?, platform.running_machine("foreign", "ams").await?];
 
         let device = Device::new(platform, "osaka")?;
         device.atoll(&["wireguard", "create", "laptop", "--file", "laptop.conf"]).await?;
@@ -219,7 +209,7 @@ fn a_stock_client_enters_its_own_network_alone_until_it_is_removed() {
 fn a_network_without_udp_lets_a_device_through_over_https() {
     trial("wireguard_websocket", TWO_REGIONS, async |platform| {
         platform.create_app("web").await?;
-        let far = machine(platform, "web", "ams").await?;
+        let far = platform.running_machine("web", "ams").await?;
         let device = Device::new(platform, "osaka")?;
         device.said("nft", &["add table inet no_udp"]).await?;
         let hook = "{ type filter hook output priority 0; }";

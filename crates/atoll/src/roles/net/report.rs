@@ -69,7 +69,7 @@ impl Reporter {
                     secret_until: self.secrets.leader_until(status.public_key),
                     relay: course.and_then(relay),
                     direct_round_trip_ms: direct.map(|direct| direct.round_trip.as_secs_f64() * 1e3),
-                    reachable: path.is_some_and(|path| path.reachable),
+                    reachable: path.map(|path| path.reachable),
                     round_trip_ms: path.map_or(0.0, |path| path.round_trip.as_secs_f64() * 1e3),
                     loss: path.map_or(0.0, |path| path.loss),
                     rx_bytes: status.rx_bytes,
