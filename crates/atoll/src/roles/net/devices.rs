@@ -24,6 +24,7 @@ use atoll_net::routes::{DeviceRoutes, Routes};
 use atoll_net::{Place, key};
 use atoll_rpc::proto::control::GatewayEnd;
 
+use super::link;
 use crate::node::state::StateDir;
 
 /// Where the process says on its private socket how a device does, by address.
@@ -47,7 +48,7 @@ pub struct Making {
 pub fn make(state: &StateDir, place: &Place) -> anyhow::Result<Option<Making>> {
     let private_key = key::load_or_create(&state.gateway_key())?;
     let without = "users' devices cannot enter private networks at this server";
-    let made = super::make_link(&place.devices, place.devices_port, &private_key, without)
+    let made = link::make(&place.devices, place.devices_port, &private_key, without)
         .context("cannot let users' devices in; another UDP port can be given with --wireguard-port")?;
     Ok(made.map(|made| Making { made, private_key, kept: state.devices() }))
 }

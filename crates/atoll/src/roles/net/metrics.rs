@@ -2,41 +2,24 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-
 use atoll_catalogue::watch::ReplicaHandle;
 use atoll_dns::serve::Counters;
-use atoll_mesh::Backend;
-use atoll_model::reach::Reachability;
-use atoll_net::ways::Ways;
 use atoll_signals::metrics::{Samples, Source, names};
 
 use super::super::metrics::CatalogueMetrics;
-use super::resume::Resumption;
+use super::mesh::Mesh;
 
-pub fn sources(
-    backend: Option<Arc<dyn Backend>>,
-    reach: Arc<ArcSwap<Reachability>>,
-    ways: Option<Arc<Ways>>,
-    replica: ReplicaHandle,
-    dns: Arc<Counters>,
-    resumption: Option<Arc<Resumption>>,
-) -> Vec<Arc<dyn Source>> {
-    let mut sources: Vec<Arc<dyn Source>> =
-        vec![Arc::new(Mesh { backend, reach, ways }), dns, Arc::new(CatalogueMetrics(replica))];
+pub fn sources(mesh: &Arc<Mesh>, replica: ReplicaHandle, dns: Arc<Counters>) -> Vec<Arc<dyn Source>> {
+    let mut sources: Vec<Arc<dyn Source>> = vec![mesh.clone(), dns, Arc::new(CatalogueMetrics(replica))];
+    let resumption = mesh.carrying.as_ref().and_then(|carrying| carrying.resumption.clone());
     sources.extend(resumption.map(|resumption| resumption as Arc<dyn Source>));
     sources
 }
 
-struct Mesh {
-    backend: Option<Arc<dyn Backend>>,
-    reach: Arc<ArcSwap<Reachability>>,
-    ways: Option<Arc<Ways>>,
-}
-
 impl Source for Mesh {
     fn collect(&self, samples: &mut Samples) {
-        let peers = self.backend.as_ref().map(|backend| backend.peers());
+        let backend = self.carrying.as_ref().map(|carrying| &carrying.backend);
+        let peers = backend.map(|backend| backend.peers());
         let peers = match peers {
             Some(Ok(peers)) => Some(peers),
             Some(Err(error)) => {
@@ -53,7 +36,7 @@ impl Source for Mesh {
         let peers = peers.unwrap_or_default();
         samples.counter(&names::MESH_BYTES, &["received"], peers.iter().map(|peer| peer.rx_bytes).sum());
         samples.counter(&names::MESH_BYTES, &["sent"], peers.iter().map(|peer| peer.tx_bytes).sum());
-        if let Some(ways) = &self.ways {
+        if let Some(ways) = self.ways() {
             let over = ways.courses().values().filter(|course| course.over.is_some()).count();
             samples.gauge(&names::MESH_RELAYED, &[], over as f64);
             let (pairs, relayed) = ways.relayed();
@@ -62,7 +45,7 @@ impl Source for Mesh {
             samples.counter(&names::MESH_RELAY_DROPPED, &["refused"], relayed.refused);
             samples.counter(&names::MESH_RELAY_DROPPED, &["not_sent"], relayed.not_sent);
         }
-        let dropped = self.backend.as_ref().and_then(|backend| backend.dropped());
+        let dropped = backend.and_then(|backend| backend.dropped());
         for (reason, count) in dropped.unwrap_or_default().named() {
             samples.counter(&names::MESH_DROPPED, &[reason], count);
         }

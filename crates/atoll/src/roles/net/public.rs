@@ -12,7 +12,7 @@ use atoll_dns::wire::Name;
 
 use crate::node::setup::now_unix;
 
-use super::Names;
+use super::names::Names;
 
 /// What the operator's file may say.
 #[derive(Clone, Default, Debug, Deserialize)]

@@ -3,57 +3,41 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use arc_swap::ArcSwap;
 use axum::routing::get;
 use axum::{Json, Router};
 
-use atoll_mesh::Backend;
-use atoll_model::reach::Reachability;
 use atoll_model::wire::{MeshRelay, MeshReport, MeshWay};
-use atoll_net::peers::Wanted;
-use atoll_net::secrets::held::Secrets;
 use atoll_net::ways::{Course, Ways};
-use atoll_rpc::tls::LiveIdentity;
 
-use super::MESH_PATH;
+use super::mesh::{Carrying, Mesh};
+use super::{MESH_PATH, link};
 
-#[derive(Clone)]
-pub struct Reporter {
-    pub backend: Option<Arc<dyn Backend>>,
-    /// Who the link's peers are.
-    pub peers: Arc<ArcSwap<Wanted>>,
-    pub reach: Arc<ArcSwap<Reachability>>,
-    pub secrets: Arc<Secrets>,
-    /// None where this server cannot measure them.
-    pub ways: Option<Arc<Ways>>,
-    pub live: Arc<LiveIdentity>,
-    pub mtu: u16,
+/// Answers with what there is at that time.
+pub fn router(mesh: Arc<Mesh>) -> Router {
+    Router::new().route(MESH_PATH, get(move || async move { Json(mesh.report()) }))
 }
 
-impl Reporter {
-    pub fn into_router(self) -> Router {
-        Router::new().route(MESH_PATH, get(move || async move { Json(self.report()) }))
-    }
-
+impl Mesh {
     fn report(&self) -> MeshReport {
+        let backend = self.carrying.as_ref().map(|carrying| &carrying.backend);
         MeshReport {
-            backend: self.backend.as_ref().map(|backend| backend.kind().to_string()),
-            port: self.backend.as_ref().map_or(0, |backend| backend.listen_port()),
-            mtu: self.mtu,
+            backend: backend.map(|backend| backend.kind().to_string()),
+            port: backend.map_or(0, |backend| backend.listen_port()),
+            mtu: link::mtu(),
             certificate_expires_at: self.live.expires_at(),
-            relaying: self.ways.as_ref().map_or(0, |ways| ways.relayed().0),
-            ways: self.ways(),
+            relaying: self.ways().map_or(0, |ways| ways.relayed().0),
+            ways: self.ways_told(),
         }
     }
 
-    fn ways(&self) -> Vec<MeshWay> {
-        let Some(backend) = &self.backend else { return Vec::new() };
+    fn ways_told(&self) -> Vec<MeshWay> {
+        let Some(Carrying { backend, ways, .. }) = &self.carrying else { return Vec::new() };
         let statuses = backend.peers().unwrap_or_else(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "the mesh does not say how it is");
             Vec::new()
         });
         let (peers, reach) = (self.peers.load(), self.reach.load());
-        let courses = self.ways.as_ref().map(|ways| ways.courses()).unwrap_or_default();
+        let courses = ways.as_ref().map(Ways::courses).unwrap_or_default();
         let mut ways: Vec<MeshWay> = statuses
             .into_iter()
             .filter_map(|status| {
