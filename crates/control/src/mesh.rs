@@ -15,6 +15,9 @@ use crate::{Control, ControlError, ControlResult};
 
 /// A server that has not answered by then is shown as silent.
 const LIMIT: Duration = Duration::from_secs(3);
+/// Packets of a way that the mesh's smallest link fits in, whatever carries them: 1280 bytes, which IPv6 needs,
+/// and 80 of IPv6, UDP and WireGuard.
+const MESH_NEEDS: u16 = 1360;
 /// Loss that applications notice.
 const NOTICED_LOSS: f32 = 0.02;
 /// A server's port for signals beside the mesh is this far above the mesh's.
@@ -93,6 +96,12 @@ fn findings(servers: &[MeshServer], now: u64) -> Vec<MeshFinding> {
                 let advice = "see whether the two reach each other at port 4285; its log says why there is no new one";
                 say(Some(other), problem, advice.to_owned());
             }
+            if let Some(bytes) = way.and_then(|way| way.path_mtu).filter(|bytes| *bytes < MESH_NEEDS) {
+                let problem = format!("carries packets of {bytes} bytes at most, which are too small for the mesh's");
+                let advice =
+                    format!("look for a tunnel between them: its packets must have {MESH_NEEDS} bytes or more");
+                say(Some(other), problem, advice);
+            }
             if let Some((problem, advice)) = way.and_then(|way| detour(way, report.port)) {
                 say(Some(other), problem, advice);
             } else if let Some((problem, advice)) = trouble(way, back(&reports, other, &server.node), report.port) {
@@ -168,6 +177,7 @@ mod tests {
             secret_until: Some(NOW + 60),
             relay: None,
             direct_round_trip_ms: Some(9.0),
+            path_mtu: Some(1500),
             reachable: Some(true),
             round_trip_ms: 10.0,
             loss: 0.0,
@@ -222,6 +232,16 @@ mod tests {
         assert!(told(&[server("a", vec![new]), server("b", vec![way("a")])]).is_empty(), "it may have just begun");
         let lossy = MeshWay { loss: 0.1, ..way("b") };
         assert_eq!(told(&[server("a", vec![lossy]), server("b", vec![way("a")])]), ["a -> b: loses 10 % of probes"]);
+    }
+
+    #[test]
+    fn a_way_that_carries_no_full_packets_is_named() {
+        let narrow = MeshWay { path_mtu: Some(1280), ..way("b") };
+        let enough = MeshWay { path_mtu: Some(1360), ..way("a") };
+        assert_eq!(
+            told(&[server("a", vec![narrow]), server("b", vec![enough])]),
+            ["a -> b: carries packets of 1280 bytes at most, which are too small for the mesh's"]
+        );
     }
 
     #[test]

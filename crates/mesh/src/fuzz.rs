@@ -56,7 +56,7 @@ pub fn signal(bytes: &[u8]) {
     if let Some(signal) = crate::signal::read(bytes) {
         let mut again = Vec::new();
         crate::signal::write(&signal, &mut again);
-        assert_eq!(again.len(), bytes.len());
+        assert!(again.len() <= bytes.len(), "zeros may be missing, nothing else");
         assert_eq!(crate::signal::read(&again), Some(signal));
     }
 }

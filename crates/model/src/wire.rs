@@ -452,6 +452,9 @@ pub struct MeshWay {
     /// The round trip beside the mesh, directly, in milliseconds; absent if there is no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direct_round_trip_ms: Option<f64>,
+    /// The largest IP packet that goes directly, in bytes; absent until that was found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u16>,
     /// It answers probes; absent until it had time to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reachable: Option<bool>,

@@ -23,7 +23,19 @@ pub async fn run(command: MeshCommand, client: &Client, printer: &Printer) -> Cl
     printer.data(&examined, |printer| {
         let rows: Vec<_> = examined.servers.iter().flat_map(|server| rows(server, now)).collect();
         printer.table(
-            &["from", "to", "answers", "round trip", "loss", "keys agreed", "path", "by", "mtu", "certificate"],
+            &[
+                "from",
+                "to",
+                "answers",
+                "round trip",
+                "loss",
+                "keys agreed",
+                "path",
+                "carries",
+                "by",
+                "mtu",
+                "certificate",
+            ],
             rows,
         );
         for finding in &examined.findings {
@@ -48,6 +60,7 @@ fn rows(server: &MeshServer, now_ms: u64) -> Vec<Vec<String>> {
             format!("{:.0} %", way.loss * 100.0),
             way.last_handshake.map_or_else(|| "never".to_owned(), |at| age(at * 1000, now_ms)),
             path(way, now_ms),
+            way.path_mtu.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string()),
             by.clone(),
             report.mtu.to_string(),
             certificate.clone(),
@@ -78,7 +91,7 @@ mod tests {
         let server: MeshServer = serde_json::from_value(serde_json::json!({
             "node": "ams1", "region": "ams", "heard": true,
             "report": {"backend": "userspace", "port": 51820, "mtu": 1420, "certificate_expires_at": 2_800, "ways": [
-                {"node": "nrt1", "endpoint": "192.0.2.1:51820", "last_handshake": 970, "reachable": true,
+                {"node": "nrt1", "endpoint": "192.0.2.1:51820", "last_handshake": 970, "reachable": true, "path_mtu": 1492,
                  "round_trip_ms": 151.24, "loss": 0.015, "rx_bytes": 1, "tx_bytes": 2},
                 {"node": "lhr1", "relay": {"node": "fra1", "since": 940, "reason": "the direct way is slow"},
                  "direct_round_trip_ms": 108.3, "reachable": true, "round_trip_ms": 14.0, "loss": 0.0,
@@ -91,9 +104,9 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "ams1 | nrt1 | yes | 151.2 ms | 2 % | 30s ago | direct, 192.0.2.1:51820 | userspace | 1420 | 30 min left",
-                "ams1 | lhr1 | yes | 14.0 ms | 0 % | 30s ago | over fra1, taken 1m ago: the direct way is slow | userspace | 1420 | 30 min left",
-                "ams1 | ord1 | no | 0.0 ms | 100 % | never | - | userspace | 1420 | 30 min left",
+                "ams1 | nrt1 | yes | 151.2 ms | 2 % | 30s ago | direct, 192.0.2.1:51820 | 1492 | userspace | 1420 | 30 min left",
+                "ams1 | lhr1 | yes | 14.0 ms | 0 % | 30s ago | over fra1, taken 1m ago: the direct way is slow | - | userspace | 1420 | 30 min left",
+                "ams1 | ord1 | no | 0.0 ms | 100 % | never | - | - | userspace | 1420 | 30 min left",
             ]
         );
     }

@@ -54,6 +54,15 @@ pub fn delete_leftover(link: &str) -> Result<(), MeshError> {
     }
 }
 
+/// The largest packet that a link of either backend takes from now on; no more than it was made with.
+///
+/// # Errors
+/// If there is no such link in the network namespace of the calling thread, or the privilege is missing.
+pub fn set_mtu(link: &str, mtu: u16) -> Result<(), MeshError> {
+    let set = Links::open().and_then(|mut links| links.set_mtu(link, mtu));
+    set.map_err(|source| MeshError::Kernel { operation: "set the MTU", link: link.to_owned(), source })
+}
+
 /// Addresses that nobody may hold before it is made anew. Removing a peer takes the kernel milliseconds,
 /// so this is not done for each.
 const NOBODYS: usize = 4_000;

@@ -95,6 +95,12 @@ impl Links {
         self.request(RouteNetlinkMessage::SetLink(message), 0)
     }
 
+    pub fn set_mtu(&mut self, name: &str, mtu: u16) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Mtu(mtu.into())];
+        self.request(RouteNetlinkMessage::SetLink(message), 0)
+    }
+
     pub fn delete(&mut self, name: &str) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName(name.to_owned())];

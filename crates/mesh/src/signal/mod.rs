@@ -21,8 +21,11 @@ pub(crate) use self::wire::{read, write};
 
 /// A server listens for signals on this many ports above its mesh's.
 pub const PORT_ABOVE: u16 = 2;
-/// The longest datagram: it fits every way that carries IPv6.
-pub const LONGEST: usize = 1232;
+/// The longest datagram: filled up, it is as large as Ethernet carries over IPv4.
+pub const LONGEST: usize = 1472;
+/// The longest one that is not filled up: it fits every way that carries IPv6.
+#[cfg(test)]
+const LONGEST_UNFILLED: usize = 1232;
 
 /// Of each in one signal.
 pub const MAX_ABOUT: usize = 8;

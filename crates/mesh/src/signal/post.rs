@@ -26,7 +26,10 @@ impl Post {
     /// # Errors
     /// If it is taken.
     pub fn open(port: u16) -> io::Result<Self> {
-        Ok(Self { socket: Underlay::open(port, BUFFER)?, buffer: vec![0; LONGEST * JOINED] })
+        let socket = Underlay::open(port, BUFFER)?;
+        // What the way does not carry must be lost, as that is measured.
+        socket.never_fragment()?;
+        Ok(Self { socket, buffer: vec![0; LONGEST * JOINED] })
     }
 
     /// Hands over what has come, without waiting, and sends what is answered, from the address that was spoken

@@ -51,12 +51,19 @@ impl Seal {
     /// The datagram for the other one.
     #[must_use]
     pub fn seal(&self, signal: &Signal) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(OVERHEAD + 64);
+        self.seal_to(signal, 0)
+    }
+
+    /// The datagram for the other one, filled up to this length if it is shorter.
+    #[must_use]
+    pub fn seal_to(&self, signal: &Signal, length: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity((OVERHEAD + 64).max(length));
         bytes.extend(MAGIC);
         bytes.extend(self.own.0);
         let nonce: [u8; NONCE] = rand::random();
         bytes.extend(nonce);
         wire::write(signal, &mut bytes);
+        bytes.resize(bytes.len().max(length.saturating_sub(TAG)), 0);
         let (header, body) = bytes.split_at_mut(HEADER + NONCE);
         match self.out.encrypt_in_place_detached(XNonce::from_slice(&nonce), &header[..HEADER], body) {
             Ok(tag) => bytes.extend(tag),
@@ -114,6 +121,19 @@ mod tests {
             assert_eq!(seal(&b, &a).open(&changed), None, "byte {at}");
             assert_eq!(seal(&b, &a).open(&datagram[..at]), None);
         }
+    }
+
+    #[test]
+    fn a_datagram_is_filled_up_to_any_length_it_may_have() {
+        let [a, b] = [1, 2].map(|byte| PrivateKey::from_bytes([byte; 32]));
+        let seal = |own: &PrivateKey, peer: &PrivateKey| Seal::new(own, peer.public()).unwrap();
+        let signal = Signal { ask: NonZeroU64::new(7), ..Signal::default() };
+        let shortest = seal(&a, &b).seal(&signal).len();
+        for length in [0, shortest, shortest + 1, LONGEST] {
+            let datagram = seal(&a, &b).seal_to(&signal, length);
+            assert_eq!((datagram.len(), seal(&b, &a).open(&datagram)), (length.max(shortest), Some(signal.clone())));
+        }
+        assert_eq!(seal(&b, &a).open(&seal(&a, &b).seal_to(&signal, LONGEST + 1)), None);
     }
 
     #[test]

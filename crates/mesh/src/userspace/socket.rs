@@ -63,6 +63,14 @@ impl Underlay {
         self.port
     }
 
+    /// What is larger than a way carries is lost on it, and what the kernel knows of ways is not asked.
+    pub fn never_fragment(&self) -> io::Result<()> {
+        if self.v6 {
+            set_option(&self.socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+        }
+        set_option(&self.socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
+    }
+
     /// Takes what is there, without waiting.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let mut control: Control = [0; 16];

@@ -36,6 +36,11 @@ const MAX_RUMOURS: usize = 3;
 const FRESHER: Duration = Duration::from_millis(300);
 /// After a return both ends' old packets may still be under way.
 const HOLD_AFTER_RETURN: Duration = Duration::from_secs(3);
+/// Sizes of packets are tried while fewer than this part is lost.
+const TELLS_SIZES: f32 = 0.5;
+/// What IP and UDP take of a packet, as bytes.
+const HEADERS_V4: u16 = 28;
+const HEADERS_V6: u16 = 48;
 /// A relay must offer its port within this.
 const OFFERED: Duration = Duration::from_secs(1);
 
@@ -121,7 +126,8 @@ impl Core {
         let id = signal::sender(datagram)?;
         let peer = self.peers.get_mut(&id)?;
         let signal = peer.seal.open(datagram)?;
-        if signal.answer.is_some_and(|number| peer.answered(number.get(), from, now)) {
+        if let Some(number) = signal.answer.filter(|number| peer.answered(number.get(), from, now)) {
+            peer.packet_size.answered(number);
             let others = self.peers.keys().copied().collect();
             self.believe(id, &signal, &others, now);
         }
@@ -158,8 +164,7 @@ impl Core {
     }
 
     fn next_number(&mut self) -> Option<NonZeroU64> {
-        self.number = self.number.wrapping_add(1).max(1);
-        NonZeroU64::new(self.number)
+        next(&mut self.number)
     }
 
     fn ways(&self, about: &[Id], now: Instant) -> Vec<KnownWay> {
@@ -242,7 +247,31 @@ impl Core {
             peer.trial(number.get(), to, now);
             letters.push((to, peer.seal.seal(&Signal { ask: Some(number), direct, ..Signal::default() })));
         }
+        letters.extend(self.ask_sizes(id, direct, now));
         letters
+    }
+
+    /// Questions as large as packets may be.
+    fn ask_sizes(&mut self, id: Id, direct: bool, now: Instant) -> Vec<Letter> {
+        let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
+        let answers = matches!(peer.measure.standing(now), Standing::Answers(quality) if quality.loss < TELLS_SIZES);
+        let Some(to) = peer.confirmed(now).filter(|_| answers) else {
+            peer.packet_size.interrupt();
+            return Vec::new();
+        };
+        let headers = if to.ip().to_canonical().is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
+        let sizes = peer.packet_size.ask(now, peer.measure.patience(now), || next(&mut self.number));
+        let question = |(number, size): (NonZeroU64, u16)| {
+            peer.trial(number.get(), to, now);
+            let signal = Signal { ask: Some(number), direct, ..Signal::default() };
+            (to, peer.seal.seal_to(&signal, usize::from(size - headers)))
+        };
+        sizes.into_iter().map(question).collect()
+    }
+
+    /// The largest packet that all direct ways carry, as far as is known.
+    pub fn largest_packet(&self) -> Option<u16> {
+        self.peers.values().filter_map(|peer| peer.packet_size.largest()).min()
     }
 
     /// Where others see the signals of a server come from that we do not hear.
@@ -391,6 +420,11 @@ impl Core {
         let place = peer.mesh_at.filter(|place| !peer.is_at_home(*place))?;
         self.peers.values().find(|other| other.is_at_home(place)).map(|other| &other.node)
     }
+}
+
+fn next(number: &mut u64) -> Option<NonZeroU64> {
+    *number = number.wrapping_add(1).max(1);
+    NonZeroU64::new(*number)
 }
 
 /// Whether others are asked about the way to a server with each question.

@@ -94,7 +94,8 @@ impl Measure {
         self.usual.is_some_and(|usual| took > usual.mul_f32(SLOWER) + SLOWER_BY)
     }
 
-    fn patience(&self, now: Instant) -> Duration {
+    /// How long an answer may take.
+    pub fn patience(&self, now: Instant) -> Duration {
         self.round_trip(now).map_or(PATIENCE, |usual| PATIENCE.max(2 * usual + PATIENCE / 3))
     }
 

@@ -7,6 +7,7 @@
 mod choice;
 mod core;
 mod measure;
+mod packet_size;
 mod peer;
 mod thread;
 

@@ -11,6 +11,7 @@ use atoll_model::NodeName;
 
 use super::choice::{Choice, Quality, Standing};
 use super::measure::Measure;
+use super::packet_size::PacketSize;
 
 /// An address from which an answer came within this is the one to ask at.
 const CONFIRMED: Duration = Duration::from_secs(3);
@@ -39,6 +40,8 @@ pub struct Peer {
     pub home: SocketAddr,
     pub seal: Seal,
     pub measure: Measure,
+    /// Of the direct way.
+    pub packet_size: PacketSize,
     /// Where its signals come from.
     at: Option<(SocketAddr, Instant)>,
     trials: VecDeque<Trial>,
@@ -73,6 +76,7 @@ impl Peer {
             home,
             seal,
             measure: Measure::default(),
+            packet_size: PacketSize::default(),
             at: None,
             trials: VecDeque::new(),
             views: BTreeMap::new(),

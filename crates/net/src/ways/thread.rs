@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +14,7 @@ use rustix::time::Timespec;
 
 use atoll_mesh::relay::{Relay, Relayed};
 use atoll_mesh::signal::{self, Post};
-use atoll_mesh::{Backend, Kind, PrivateKey, PublicKey};
+use atoll_mesh::{Backend, Kind, PrivateKey, PublicKey, kernel, link_mtu};
 use atoll_model::NodeName;
 use atoll_model::reach::Reachability;
 
@@ -56,6 +56,8 @@ pub struct Course {
     pub chosen: Option<(SystemTime, &'static str)>,
     /// What is measured of the direct way; none if that does not answer.
     pub direct: Option<Quality>,
+    /// The largest packet that the direct way carries, as bytes; none until that was found out.
+    pub largest_packet: Option<u16>,
 }
 
 pub type Courses = HashMap<PublicKey, Course>;
@@ -64,18 +66,20 @@ pub type Courses = HashMap<PublicKey, Course>;
 pub struct Ways {
     courses: Arc<ArcSwap<Courses>>,
     relay: Arc<Relay>,
+    mtu: Arc<AtomicU16>,
     ending: Arc<AtomicBool>,
     running: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Ways {
-    /// Begins in the network namespace of the calling thread. `peers` are the servers of the mesh, with or
-    /// without addresses; `reach` says whose packets come through.
+    /// Begins in the network namespace of the calling thread. `mtu` is what the link was made with; `peers` are
+    /// the servers of the mesh, with or without addresses; `reach` says whose packets come through.
     ///
     /// # Errors
     /// If a port is taken, or there are too many threads.
     pub fn start(
         backend: Arc<dyn Backend>,
+        mtu: u16,
         private_key: PrivateKey,
         peers: Arc<ArcSwap<Wanted>>,
         reach: Arc<ArcSwap<Reachability>>,
@@ -86,6 +90,7 @@ impl Ways {
         let start = |source| WaysError::Start { source };
         let relay = Arc::new(Relay::start(mesh).map_err(start)?);
         let (courses, ending) = (Arc::<ArcSwap<Courses>>::default(), Arc::<AtomicBool>::default());
+        let (made_with, mtu) = (mtu, Arc::new(AtomicU16::new(mtu)));
         let work = Work {
             core: Core::new(private_key, rand::random()),
             post,
@@ -96,17 +101,25 @@ impl Ways {
             known: Arc::default(),
             held: HashMap::new(),
             courses: courses.clone(),
+            made_with,
+            mtu: mtu.clone(),
             ending: ending.clone(),
         };
         let running = std::thread::Builder::new().name("net-ways".to_owned());
         let running = running.spawn(move || work.run()).map_err(start)?;
-        Ok(Self { courses, relay, ending, running: Mutex::new(Some(running)) })
+        Ok(Self { courses, relay, mtu, ending, running: Mutex::new(Some(running)) })
     }
 
     /// The ways to all servers, as they were at most half a second ago.
     #[must_use]
     pub fn courses(&self) -> Arc<Courses> {
         self.courses.load_full()
+    }
+
+    /// The largest packet that the link takes, so that every direct way carries it.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.mtu.load(Ordering::Relaxed)
     }
 
     /// Pairs of others that this server relays for, and what it relayed since its start.
@@ -138,6 +151,9 @@ struct Work {
     /// What the mesh was told last.
     held: HashMap<PublicKey, Hold>,
     courses: Arc<ArcSwap<Courses>>,
+    /// The link's MTU at first, which is its largest.
+    made_with: u16,
+    mtu: Arc<AtomicU16>,
     ending: Arc<AtomicBool>,
 }
 
@@ -195,9 +211,27 @@ impl Work {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the mesh does not say where its peers are");
             }
         }
+        self.fit();
         self.tell();
         let calm = self.held.values().all(|hold| hold.place.is_none()) && self.relay.pairs() == 0;
         if calm && self.backend.kind() == Kind::Kernel { LOOK_SELDOM } else { LOOK_EVERY }
+    }
+
+    /// Lets the link take no packet that some way does not carry. Who sent a larger one is told by the kernel.
+    fn fit(&self) {
+        let fitting = self.core.largest_packet().map_or(self.made_with, |packet| link_mtu(packet).min(self.made_with));
+        if fitting == self.mtu.load(Ordering::Relaxed) {
+            return;
+        }
+        match kernel::set_mtu(self.backend.link(), fitting) {
+            Ok(()) => {
+                tracing::info!(mtu = fitting, "the mesh takes packets of another size");
+                self.mtu.store(fitting, Ordering::Relaxed);
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "packets may be larger than ways carry");
+            }
+        }
     }
 
     /// Says again where peers are held that were followed away.
@@ -265,6 +299,7 @@ impl Work {
                 Standing::Answers(quality) => Some(quality),
                 Standing::Unknown | Standing::Silent => None,
             },
+            largest_packet: peer.packet_size.largest(),
         }
     }
 }

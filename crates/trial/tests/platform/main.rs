@@ -13,6 +13,7 @@ mod full_disk;
 mod joining;
 mod leaving;
 mod mesh;
+mod narrow_way;
 mod one_node;
 mod power_cut;
 mod public_names;

@@ -12,7 +12,7 @@ const UNDERLAY_MTU: u16 = 1500;
 const PORT_FREE_WITHIN: Duration = Duration::from_secs(5);
 const PORT_TRIED_EVERY: Duration = Duration::from_millis(20);
 
-/// The largest packet of every link.
+/// The largest packet of a link whose ways are not measured yet.
 pub fn mtu() -> u16 {
     link_mtu(UNDERLAY_MTU)
 }

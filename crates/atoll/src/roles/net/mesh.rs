@@ -103,7 +103,7 @@ impl Making {
             prober,
         };
         following.start()?;
-        let ways = Ways::start(backend.clone(), private_key, mesh.peers.clone(), mesh.reach.clone());
+        let ways = Ways::start(backend.clone(), link::mtu(), private_key, mesh.peers.clone(), mesh.reach.clone());
         let ways = ways.inspect_err(|error| {
             tracing::error!(
                 error = error as &dyn std::error::Error,

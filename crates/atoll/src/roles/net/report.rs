@@ -23,7 +23,7 @@ impl Mesh {
         MeshReport {
             backend: backend.map(|backend| backend.kind().to_string()),
             port: backend.map_or(0, |backend| backend.listen_port()),
-            mtu: link::mtu(),
+            mtu: self.ways().map_or_else(link::mtu, Ways::mtu),
             certificate_expires_at: self.live.expires_at(),
             relaying: self.ways().map_or(0, |ways| ways.relayed().0),
             ways: self.ways_told(),
@@ -52,6 +52,7 @@ impl Mesh {
                     last_handshake: handshake.map(|since| since.as_secs()),
                     secret_until: self.secrets.leader_until(status.public_key),
                     relay: course.and_then(relay),
+                    path_mtu: course.and_then(|course| course.largest_packet),
                     direct_round_trip_ms: direct.map(|direct| direct.round_trip.as_secs_f64() * 1e3),
                     reachable: path.map(|path| path.reachable),
                     round_trip_ms: path.map_or(0.0, |path| path.round_trip.as_secs_f64() * 1e3),

@@ -24,9 +24,11 @@ struct Link {
     delay: Duration,
     loss: f64,
     cut: bool,
+    /// The longest datagram that it carries.
+    longest: usize,
 }
 
-const WELL: Link = Link { delay: Duration::from_millis(5), loss: 0.0, cut: false };
+const WELL: Link = Link { delay: Duration::from_millis(5), loss: 0.0, cut: false, longest: 1472 };
 
 enum Load {
     Signal(Vec<u8>),
@@ -156,7 +158,8 @@ impl World {
             from = (outside(sender), from.port() + TRANSLATED).into();
         }
         let Some(link) = self.links.get(&(number_of(from.ip()), number_of(to.ip()))).copied() else { return };
-        if link.cut || self.chance() < link.loss {
+        let length = if let Load::Signal(bytes) = &load { bytes.len() } else { 0 };
+        if link.cut || length > link.longest || self.chance() < link.loss {
             return;
         }
         self.sent += 1;
@@ -313,6 +316,20 @@ fn a_bad_link_is_gone_around_within_five_seconds_and_taken_again() {
         let changes = world.servers[0].changes;
         assert!(changes <= 4, "{changes} changes");
     }
+}
+
+#[test]
+fn a_narrow_way_limits_packets_in_its_direction_alone() {
+    let mut world = World::new(3);
+    world.links.insert((0, 1), Link { longest: 1400 - 28, ..WELL });
+    let fits = |world: &World| {
+        let largest: Vec<_> = world.servers.iter().map(|server| server.core.largest_packet()).collect();
+        largest == [Some(1400), Some(1500), Some(1500)]
+    };
+    assert!(world.until(LIMIT, fits).is_some());
+    world.set(0, 1, Link { cut: true, ..WELL });
+    world.pass(Duration::from_secs(60));
+    assert!(fits(&world), "silence tells nothing");
 }
 
 #[test]
