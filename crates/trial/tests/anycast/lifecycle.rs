@@ -2,17 +2,24 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
+use atoll_lab::address::SERVICE_ADDRESS;
 use atoll_lab::place::distance_km;
 use atoll_trial::guard::{PREFIX, time_until_changed};
 use atoll_trial::lifecycle::{Announced, REQUEST_LIFECYCLE, TWO_CITIES};
+use atoll_trial::platform::bridge::connect;
 
 /// What a request may take on a busy machine, as a multiple of the delays of its links. The bench holds it
 /// to 1.15.
 const BUSY: u32 = 10;
 /// By when users must be elsewhere; ten times the budget.
 const ELSEWHERE: Duration = Duration::from_secs(5);
+/// By when an edge says that it has no such connection; a client that is not told tries for minutes.
+const TOLD: Duration = Duration::from_secs(1);
 
 #[track_caller]
 fn in_world(world: &str, test: impl AsyncFnOnce(&Announced) -> anyhow::Result<()>) {
@@ -25,6 +32,14 @@ fn in_world(world: &str, test: impl AsyncFnOnce(&Announced) -> anyhow::Result<()
             panic!("{error:#}\nlogs: {logs:?}");
         }
     });
+}
+
+/// A request and its answer on a connection that is there.
+async fn exchange(connection: &mut TcpStream, site: &str) -> std::io::Result<String> {
+    connection.write_all(format!("GET / HTTP/1.1\r\nHost: {site}\r\n\r\n").as_bytes()).await?;
+    let mut answer = vec![0; 16 << 10];
+    let length = connection.read(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
 #[test]
@@ -61,11 +76,20 @@ fn users_of_two_cities_go_where_the_path_is_shortest() {
         let distance = |to| place("paris").zip(place(to)).map(|(paris, to)| distance_km(paris, to));
         ensure!(distance("lhr") < distance("ewr"), "{:?} {:?}", distance("lhr"), distance("ewr"));
 
+        let mut open = connect(&world.platform.host("berlin")?, (SERVICE_ADDRESS, 80).into()).await?;
+        let answer = exchange(&mut open, &site).await?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+
         // Without the place in London all go to the other one.
-        world.platform.host("lhr")?.kill().await?;
+        world.platform.lab().cut("lhr", "thames").await?;
         let (_, moved) = world.goes("berlin", &site, |seen| seen.edge == "ewr").await?;
         println!("Berlin was served by New York after {moved:.1?}");
         ensure!(moved <= ELSEWHERE, "only after {moved:.1?}");
+
+        // A connection from before arrives at an edge that does not know it.
+        let told = timeout(TOLD, exchange(&mut open, &site)).await.context("its end is not told")?;
+        let kind = told.as_ref().map_err(std::io::Error::kind);
+        ensure!(kind == Err(std::io::ErrorKind::ConnectionReset), "{told:?}");
         Ok(())
     });
 }
