@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use atoll_catalogue::Snapshot;
@@ -58,9 +57,11 @@ fn view(machines: u32) -> View {
     }
 }
 
-fn serve(machines: u32, upstreams: &[&str]) -> (Arc<Internal>, Served) {
-    let upstreams: Vec<SocketAddr> = upstreams.iter().map(|upstream| upstream.parse().unwrap()).collect();
-    let recursion: Arc<dyn Recursion> = Arc::new(Forwarder::new(upstreams));
+fn serve(machines: u32) -> (Arc<Internal>, Served) {
+    serve_over(machines, Arc::new(Forwarder::new(Vec::new())))
+}
+
+fn serve_over(machines: u32, recursion: Arc<dyn Recursion>) -> (Arc<Internal>, Served) {
     let internal = Arc::new(Internal::new(view(machines), Some(recursion)));
     let served = Served::new("[fdaa::3]:53".parse().unwrap(), internal.clone(), Allowance::PRIVATE);
     (internal, served)
@@ -69,7 +70,7 @@ fn serve(machines: u32, upstreams: &[&str]) -> (Arc<Internal>, Served) {
 #[test]
 fn machines_are_told_their_own_network_by_the_address_they_ask_from() {
     on_a_host(ADDRESSES, || async {
-        let (internal, _served) = serve(2, &[]);
+        let (internal, _served) = serve(2);
         let mut addresses = short(&format!("{ACME} web.internal AAAA")).await;
         addresses.sort();
         assert_eq!(addresses, ["fdaa:0:18:0:1:0:1:2", "fdaa:0:18:0:1:0:2:2"]);
@@ -88,7 +89,7 @@ fn machines_are_told_their_own_network_by_the_address_they_ask_from() {
 #[test]
 fn more_machines_than_fit_a_packet_are_asked_for_over_tcp() {
     on_a_host(ADDRESSES, || async {
-        let (_internal, _served) = serve(300, &[]);
+        let (_internal, _served) = serve(300);
         assert_eq!(short(&format!("{ACME} web.internal AAAA")).await.len(), 300);
         let cut = dig(&format!("{ACME} +ignore +bufsize=512 web.internal AAAA")).await;
         let size = cut.lines().find_map(|line| line.strip_prefix(";; MSG SIZE  rcvd: ")?.parse::<usize>().ok());
@@ -114,8 +115,11 @@ fn the_world_s_names_are_cached_and_outlive_their_servers() {
         std::fs::write(folder.path().join("up.test.zone"), format!("{ZONE}{long}")).unwrap();
         let zone = format!("zone:\n  - domain: up.test\n    storage: {}\n", folder.path().display());
         let knot = Knot::start(folder.path(), &zone).await;
-        // The first of the upstreams is nobody.
-        let (_internal, _served) = serve(1, &["127.0.0.1:5301", "127.0.0.1:5300"]);
+        let (nobody, upstream) = ("127.0.0.1:5301".parse().unwrap(), "127.0.0.1:5300".parse().unwrap());
+        let forwarder = Arc::new(Forwarder::new(vec![nobody]));
+        let (_internal, _served) = serve_over(1, forwarder.clone());
+        assert!(dig(&format!("{ACME} www.up.test A")).await.contains("status: SERVFAIL"));
+        forwarder.ask_of(vec![nobody, upstream]);
 
         assert_eq!(short(&format!("{ACME} www.up.test A")).await, ["192.0.2.80"]);
         assert_eq!(short(&format!("{ACME} mail.up.test MX")).await, ["10 www.up.test."], "types unknown here");

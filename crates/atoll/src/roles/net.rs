@@ -23,11 +23,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use atoll_dns::internal::{Here, Internal};
-use atoll_dns::serve::{Allowance, Counters, Server};
+use atoll_dns::serve::{Allowance, Server};
 use atoll_net::routes::Routes;
 use atoll_rpc::channel::connect;
 use atoll_rpc::identity::{Expected, Role};
 use atoll_rpc::proto::control::EnterNetworkRequest;
+use atoll_signals::metrics::Source;
 
 use self::names::{Names, recursion};
 use self::public::PublicZones;
@@ -90,13 +91,13 @@ async fn serve(common: Common, prepared: Prepared) -> anyhow::Result<()> {
 
     let here = Here { node: node.name.clone(), region: node.region };
     let names = Names { replica: replica.clone(), reach: mesh.reach.clone(), here };
-    let counters = serving.private_names(&names, &mut handed)?;
+    serving.private_names(&names, &mut handed)?;
     if let Some(zones) = prepared.zones {
         serving.public_names(names, zones, &mut handed)?;
     }
     tokio::spawn(renew_forever(live.clone(), control, state.identity("net")));
     if let Some(socket) = sockets::unix_listener(&mut handed, "metrics") {
-        let sources = metrics::sources(&mesh, replica, counters);
+        let sources = metrics::sources(&mesh, replica, serving.metrics);
         let devices = devices.map(devices::Devices::into_router).unwrap_or_default();
         own_metrics::serve_beside("net", socket, sources, report::router(mesh).merge(devices))?;
     }
@@ -120,24 +121,26 @@ async fn serve(common: Common, prepared: Prepared) -> anyhow::Result<()> {
 #[derive(Default)]
 struct Serving {
     tasks: JoinSet<std::io::Result<()>>,
+    metrics: Vec<Arc<dyn Source>>,
     stop: CancellationToken,
 }
 
 impl Serving {
-    /// Machines' names. Returns what is counted of them.
-    fn private_names(&mut self, names: &Names, handed: &mut Handed) -> anyhow::Result<Arc<Counters>> {
-        let internal = Arc::new(Internal::new(names.view(), recursion(Path::new(RESOLV_CONF))));
+    /// Machines' names.
+    fn private_names(&mut self, names: &Names, handed: &mut Handed) -> anyhow::Result<()> {
+        let internal = Arc::new(Internal::new(names.view(), Some(recursion(Path::new(RESOLV_CONF)))));
         let server = Server::new(internal.clone(), Allowance::PRIVATE);
-        let counters = server.counters();
+        self.metrics.push(server.metrics("private"));
         self.answer(server, handed, ["names-udp", "names-tcp"])?;
         tokio::spawn(names.clone().follow(move |names| internal.publish(names.view())));
-        Ok(counters)
+        Ok(())
     }
 
     /// The platform's names, for everybody.
     fn public_names(&mut self, names: Names, zones: PublicZones, handed: &mut Handed) -> anyhow::Result<()> {
         let (public, view) = zones.into_responder(&names);
         let server = Server::new(public.clone(), Allowance::PUBLIC);
+        self.metrics.push(server.metrics("public"));
         self.answer(server, handed, ["dns-udp", "dns-tcp"])?;
         tokio::spawn(atoll_dns::public::follow(public.clone(), self.stop.clone()));
         tokio::spawn(names.follow(move |names| public.publish(view(names))));

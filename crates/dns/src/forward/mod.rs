@@ -78,6 +78,11 @@ impl Forwarder {
         }
     }
 
+    /// Asks these servers from now on.
+    pub fn ask_of(&self, upstreams: Vec<SocketAddr>) {
+        self.upstreams.replace(upstreams);
+    }
+
     fn cache(&self) -> MutexGuard<'_, Generations<Question, Arc<Kept>>> {
         // Whoever panicked meanwhile left whole messages.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)

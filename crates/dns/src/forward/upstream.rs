@@ -3,9 +3,11 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -44,23 +46,28 @@ pub enum UpstreamError {
 }
 
 pub struct Upstreams {
-    resolvers: Vec<SocketAddr>,
+    resolvers: ArcSwap<Vec<SocketAddr>>,
     /// The one that answered last is asked first.
     first: AtomicUsize,
 }
 
 impl Upstreams {
     pub fn new(resolvers: Vec<SocketAddr>) -> Self {
-        Self { resolvers, first: AtomicUsize::new(0) }
+        Self { resolvers: ArcSwap::from_pointee(resolvers), first: AtomicUsize::new(0) }
+    }
+
+    pub fn replace(&self, resolvers: Vec<SocketAddr>) {
+        self.resolvers.store(Arc::new(resolvers));
     }
 
     pub async fn ask(&self, question: &Question) -> Result<Kept, UpstreamError> {
+        let resolvers = self.resolvers.load_full();
         let first = self.first.load(Ordering::Relaxed);
         let mut failure = UpstreamError::None;
         for limit in ROUNDS {
-            for offset in 0..self.resolvers.len() {
-                let index = (first + offset) % self.resolvers.len();
-                match ask_one(self.resolvers[index], question, limit).await {
+            for offset in 0..resolvers.len() {
+                let index = (first + offset) % resolvers.len();
+                match ask_one(resolvers[index], question, limit).await {
                     Ok(kept) => {
                         self.first.store(index, Ordering::Relaxed);
                         return Ok(kept);

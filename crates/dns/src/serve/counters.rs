@@ -1,5 +1,6 @@
 //! What operators look at.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use atoll_signals::metrics::{Samples, Source, names};
@@ -29,17 +30,26 @@ pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-impl Source for Counters {
+/// A server's counters among a process's metrics.
+pub(super) struct Counted {
+    /// Whose names it answers.
+    pub names: &'static str,
+    pub counters: Arc<Counters>,
+}
+
+impl Source for Counted {
     fn collect(&self, samples: &mut Samples) {
+        let Self { names: whose, counters } = self;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        for (code, counter) in CODES.iter().zip(&self.answers) {
-            samples.counter(&names::DNS_ANSWERS, &[code], read(counter));
+        for (code, counter) in CODES.iter().zip(&counters.answers) {
+            samples.counter(&names::DNS_ANSWERS, &[whose, code], read(counter));
         }
-        let limited = [("dropped", &self.dropped), ("truncated", &self.truncated), ("overloaded", &self.overloaded)];
+        let limited =
+            [("dropped", &counters.dropped), ("truncated", &counters.truncated), ("overloaded", &counters.overloaded)];
         for (how, counter) in limited {
-            samples.counter(&names::DNS_LIMITED, &[how], read(counter));
+            samples.counter(&names::DNS_LIMITED, &[whose, how], read(counter));
         }
-        samples.counter(&names::DNS_RECURSIONS, &[], read(&self.recursions));
-        samples.counter(&names::DNS_CONNECTIONS, &[], read(&self.connections));
+        samples.counter(&names::DNS_RECURSIONS, &[whose], read(&counters.recursions));
+        samples.counter(&names::DNS_CONNECTIONS, &[whose], read(&counters.connections));
     }
 }

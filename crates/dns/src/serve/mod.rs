@@ -15,9 +15,11 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 pub(crate) use clients::Clients;
-pub use counters::Counters;
+use counters::{Counted, Counters};
 pub use limit::{Allowance, Limiter, Verdict};
 pub use tcp::TcpLimits;
+
+use atoll_signals::metrics::Source;
 
 use crate::wire::{Code, Query, Reply, Transport, Unanswerable};
 
@@ -40,9 +42,9 @@ impl Server {
         Self { tcp_limits, ..self }
     }
 
-    /// For the process's metrics.
-    pub fn counters(&self) -> Arc<Counters> {
-        self.counters.clone()
+    /// For the process's metrics; `names` says whose names are answered.
+    pub fn metrics(&self, names: &'static str) -> Arc<dyn Source> {
+        Arc::new(Counted { names, counters: self.counters.clone() })
     }
 }
 

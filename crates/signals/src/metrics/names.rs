@@ -64,10 +64,10 @@ metrics! {
     MESH_RESUMPTION_REFUSED = Counter "atoll_mesh_resumption_refused" ["reason"] "Datagrams on the port of resumption that were dropped, as the initiator or as the responder.";
     MESH_TICKETS = Gauge "atoll_mesh_resumption_tickets" [] "Tickets of other servers that are on disk for the next start.";
 
-    DNS_ANSWERS = Counter "atoll_dns_answers" ["code"] "Answers that needed nobody else, by code.";
-    DNS_RECURSIONS = Counter "atoll_dns_recursions" [] "Questions for which upstream resolvers were asked.";
-    DNS_LIMITED = Counter "atoll_dns_limited" ["how"] "Questions beyond an allowance or what may be outstanding, by what became of them.";
-    DNS_CONNECTIONS = Counter "atoll_dns_connections" [] "Connections accepted for questions over TCP.";
+    DNS_ANSWERS = Counter "atoll_dns_answers" ["names", "code"] "Answers that needed nobody else, of the private network's names or the public ones, by code.";
+    DNS_RECURSIONS = Counter "atoll_dns_recursions" ["names"] "Questions for which upstream resolvers were asked.";
+    DNS_LIMITED = Counter "atoll_dns_limited" ["names", "how"] "Questions beyond an allowance or what may be outstanding, by what became of them.";
+    DNS_CONNECTIONS = Counter "atoll_dns_connections" ["names"] "Connections accepted for questions over TCP.";
 
     STORE_READ = Histogram "atoll_store_read_seconds" [] "How long reading transactions on control's records took, repeats included, in seconds.";
     STORE_WRITE = Histogram "atoll_store_write_seconds" [] "The same of writing transactions.";

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use atoll_catalogue::watch::ReplicaHandle;
-use atoll_dns::serve::Counters;
 use atoll_signals::metrics::{Samples, Source, names};
 
 use super::super::metrics::CatalogueMetrics;
 use super::mesh::Mesh;
 
-pub fn sources(mesh: &Arc<Mesh>, replica: ReplicaHandle, dns: Arc<Counters>) -> Vec<Arc<dyn Source>> {
-    let mut sources: Vec<Arc<dyn Source>> = vec![mesh.clone(), dns, Arc::new(CatalogueMetrics(replica))];
+pub fn sources(mesh: &Arc<Mesh>, replica: ReplicaHandle, dns: Vec<Arc<dyn Source>>) -> Vec<Arc<dyn Source>> {
+    let mut sources: Vec<Arc<dyn Source>> = vec![mesh.clone(), Arc::new(CatalogueMetrics(replica))];
+    sources.extend(dns);
     let resumption = mesh.carrying.as_ref().and_then(|carrying| carrying.resumption.clone());
     sources.extend(resumption.map(|resumption| resumption as Arc<dyn Source>));
     sources

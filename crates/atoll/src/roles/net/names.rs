@@ -1,5 +1,6 @@
 //! What the DNS servers of this process answer from: the catalogue and the latest probes.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use atoll_net::resolvers;
 
 /// How often names are answered by fresh probes.
 const REACH_EVERY: Duration = Duration::from_millis(500);
+/// How often it is looked whom this host asks.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What names are answered from.
 #[derive(Clone)]
@@ -47,13 +50,30 @@ impl Names {
     }
 }
 
-/// Names outside the private network, asked of whom this host asks.
-pub fn recursion(file: &Path) -> Option<Arc<dyn Recursion>> {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    let servers = resolvers::of(&text);
+/// Names outside the private network, asked of whom this host asks, also when that changes. Where it asks nobody,
+/// machines resolve private names only.
+pub fn recursion(file: &'static Path) -> Arc<dyn Recursion> {
+    let servers = name_servers(file).unwrap_or_default();
     if servers.is_empty() {
         tracing::warn!(file = %file.display(), "names no resolver: machines resolve private names only");
-        return None;
     }
-    Some(Arc::new(Forwarder::new(servers)))
+    let forwarder = Arc::new(Forwarder::new(servers.clone()));
+    tokio::spawn(follow_resolvers(file, servers, forwarder.clone()));
+    forwarder
+}
+
+async fn follow_resolvers(file: &'static Path, mut known: Vec<SocketAddr>, forwarder: Arc<Forwarder>) {
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    loop {
+        look.tick().await;
+        // One that is being replaced is not there for a moment.
+        let Some(servers) = name_servers(file).filter(|servers| *servers != known) else { continue };
+        tracing::info!(?servers, "this host asks other resolvers now, and so do its machines");
+        forwarder.ask_of(servers.clone());
+        known = servers;
+    }
+}
+
+fn name_servers(file: &Path) -> Option<Vec<SocketAddr>> {
+    std::fs::read_to_string(file).ok().map(|text| resolvers::of(&text))
 }
