@@ -1,5 +1,6 @@
 //! From a fault to the route gone in the neighbouring router's kernel, detection included.
 
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +13,7 @@ use atoll_lab::Host;
 use atoll_lab::routes::RouteWatch;
 use atoll_model::MachineState;
 use atoll_model::wire::AddressPoolRequest;
-use atoll_trial::guard::{APP_ADDRESS, BFD_MS, Guard, PREFIX, WORLD, changed_within, is_about, time_until_gone};
+use atoll_trial::guard::{APP_PREFIX, BFD_MS, Guard, PREFIX, WORLD, changed_within, is_about, time_until_gone};
 use atoll_trial::platform::{MachineSpec, Origin, Platform, Role};
 use atoll_trial::programs::load_generator;
 use atoll_trial::wait::until;
@@ -225,22 +226,25 @@ impl Scene {
     }
 
     /// An app's own address follows its machine here: from the machine's start until the neighbour has the route,
-    /// and from the order to destroy it until the route is gone.
+    /// and from the order to destroy it until the route is gone. Each run is another app's, as one whose route comes
+    /// and goes is held back.
     async fn machines(&mut self) -> anyhow::Result<(Vec<Duration>, Vec<Duration>)> {
         let Self { platform, watch, .. } = self;
         let client = platform.client();
-        platform.create_app("hello").await?;
-        let pool = AddressPoolRequest { prefix: format!("{APP_ADDRESS}/32"), local: true, shared: false };
+        let pool = AddressPoolRequest { prefix: APP_PREFIX.to_owned(), local: true, shared: false };
         client.address_pool_add(&pool).await?;
-        client.address_assign("hello", &json!({"type": "v4", "local": true})).await?;
         let (mut announced, mut withdrawn) = (Vec::new(), Vec::new());
-        for _ in 0..RUNS {
+        for run in 0..RUNS {
+            let app = format!("hello-{run}");
+            platform.create_app(&app).await?;
+            let given = client.address_assign(&app, &json!({"type": "v4", "local": true})).await?;
+            let address: Ipv4Addr = given["ip"].as_str().context("the app was given no address")?.parse()?;
             let spec = MachineSpec { region: "ams", ..MachineSpec::default() };
-            let id = platform.create_machine("hello", &spec).await?;
-            let route = watch.until(LIMIT, |change| is_about(change, APP_ADDRESS) && !change.deleted).await?;
+            let id = platform.create_machine(&app, &spec).await?;
+            let route = watch.until(LIMIT, |change| is_about(change, address) && !change.deleted).await?;
             let at_ms = unix_ms().saturating_sub(route.at.elapsed().as_millis() as u64);
-            platform.in_state("hello", &id, MachineState::Started).await?;
-            let path = format!("/v1/apps/hello/machines/{id}");
+            platform.in_state(&app, &id, MachineState::Started).await?;
+            let path = format!("/v1/apps/{app}/machines/{id}");
             let machine = client.raw(Method::GET, &path, None).await?;
             let events = machine["events"].as_array().into_iter().flatten();
             let started =
@@ -249,7 +253,7 @@ impl Scene {
             announced.push(Duration::from_millis(at_ms.saturating_sub(started)));
             let destroy =
                 async || Ok(client.raw(Method::DELETE, &format!("{path}?force=true"), None).await.map(drop)?);
-            withdrawn.push(time_until_gone(watch, APP_ADDRESS, destroy).await?);
+            withdrawn.push(time_until_gone(watch, address, destroy).await?);
         }
         Ok((announced, withdrawn))
     }

@@ -1,7 +1,7 @@
 //! Anycast: which addresses this place announces and how, and the guard that sees to it.
 //!
 //! - what is wanted: [`plan`] is what the operator tells the guard, [`served`] what the edge tells it of apps
-//!   that it serves
+//!   that it serves, and [`damping`] which of those may be announced
 //! - what is announced: [`announcements`], a function of the plan, of how the edge is ([`health`]) and how
 //!   busy ([`load`])
 //! - who announces: [`bird`], the BGP daemon's configuration and control socket
@@ -12,6 +12,7 @@
 
 pub mod announcements;
 pub mod bird;
+pub mod damping;
 pub mod guard;
 pub mod health;
 pub mod load;

@@ -17,7 +17,9 @@ use crate::wait::until;
 
 /// What is announced: it covers the address at which edges serve.
 pub const PREFIX: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 51, 100, 0), 24);
-/// An address of an app, told only to those who take such routes.
+/// Addresses of apps that may be told one by one, to those who take such routes.
+pub const APP_PREFIX: &str = "203.0.113.0/27";
+/// One of them.
 pub const APP_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
 
 /// A network with a node, two others behind it, and a client. The sessions are the node's own affair.
@@ -117,7 +119,7 @@ impl Guard {
                 "password": password, "host_routes": true,
             }],
             "prefixes": [format!("{}/{}", PREFIX.0, PREFIX.1)],
-            "local": [format!("{APP_ADDRESS}/32")],
+            "local": [APP_PREFIX],
             "edge": {"address": "127.0.0.1:80", "pid_file": disk.join("state/run/edge.pid")},
             "fleet": {"places": 3, "relieved": 0},
         });

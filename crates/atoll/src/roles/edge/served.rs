@@ -7,8 +7,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use atoll_anycast::damping::Damping;
 use atoll_anycast::served::Served;
 use atoll_catalogue::Snapshot;
 use atoll_catalogue::watch::ReplicaHandle;
@@ -24,12 +25,22 @@ const RETRY: Duration = Duration::from_secs(1);
 pub async fn write_forever(replica: ReplicaHandle, place: RegionCode, file: PathBuf) {
     let mut changes = replica.subscribe();
     let mut written = None;
+    let began = Instant::now();
+    let mut damping = Damping::default();
     loop {
         changes.mark_unchanged();
-        let (snapshot, path) = (replica.snapshot(), file.clone());
-        let known = written.clone();
+        let snapshot = replica.snapshot();
+        let addresses = match tokio::task::spawn_blocking(move || addresses(&snapshot, place)).await {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                tracing::error!(%error, "the list of what is served here was not made");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
+        let served = Served { addresses: damping.allow(&addresses, began.elapsed()) };
+        let (path, known) = (file.clone(), written.clone());
         let pass = tokio::task::spawn_blocking(move || {
-            let served = served(&snapshot, place);
             let needless = known.as_ref() == Some(&served) || (served.addresses.is_empty() && !path.exists());
             if needless { Ok(served) } else { write(&path, &served).map(|()| served) }
         });
@@ -51,8 +62,10 @@ pub async fn write_forever(replica: ReplicaHandle, place: RegionCode, file: Path
             tokio::time::sleep(RETRY).await;
             continue;
         }
-        if changes.changed().await.is_err() {
-            return;
+        let held_back = damping.next().map(|next| next.saturating_sub(began.elapsed()));
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(held_back.unwrap_or(Duration::MAX)), if held_back.is_some() => {}
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -66,14 +79,13 @@ fn write(path: &Path, served: &Served) -> std::io::Result<()> {
 }
 
 /// The local addresses of the apps that a place serves.
-fn served(catalogue: &Snapshot, place: RegionCode) -> Served {
+fn addresses(catalogue: &Snapshot, place: RegionCode) -> BTreeSet<IpAddr> {
     let local = catalogue.apps().filter(|app| !app.local_addresses.is_empty());
     let here = local.filter(|app| {
         let machines = catalogue.machines_of(&app.name);
         machines.iter().any(|machine| machine.region == place && serves(machine))
     });
-    let addresses: BTreeSet<IpAddr> = here.flat_map(|app| app.local_addresses.iter().copied()).collect();
-    Served { addresses }
+    here.flat_map(|app| app.local_addresses.iter().copied()).collect()
 }
 
 /// Whether a machine serves its app, or would be started by a request: so an app that idles and wakes keeps
@@ -156,8 +168,8 @@ mod tests {
         };
         let apps = [app("web", &["192.0.2.1", "2001:db8::1"]), app("far", &["192.0.2.2"]), app("none", &["192.0.2.3"])];
         let rows = apps.into_iter().chain([Row::Machine(here), Row::Machine(elsewhere)]);
-        let found = served(&Snapshot::from_rows(rows), "ams".parse().unwrap());
-        let found: Vec<String> = found.addresses.iter().map(ToString::to_string).collect();
+        let found = addresses(&Snapshot::from_rows(rows), "ams".parse().unwrap());
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
         assert_eq!(found, ["192.0.2.1", "2001:db8::1"]);
     }
 
