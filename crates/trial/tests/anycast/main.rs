@@ -91,10 +91,11 @@ fn a_place_that_does_not_serve_is_withdrawn_and_returns_when_it_does() {
         guard.change_plan(|plan| plan["drain"] = json!({"places_left": 2}))?;
         until("a drained place is withdrawn", LIMIT, async || {
             ensure!(next_hop(&east, PREFIX.0).await?.is_none(), "it is announced");
+            let report = guard.report()?;
+            ensure!(report["reason"] == "draining", "{report}");
             Ok(())
         })
         .await?;
-        ensure!(guard.report()?["reason"] == "draining", "{}", guard.report()?);
         Ok(())
     });
 }
@@ -210,7 +211,12 @@ fn an_apps_address_follows_its_machines() {
         let spec = MachineSpec { region: "ams", ..MachineSpec::default() };
         let machine = platform.create_machine("hello", &spec).await?;
         watch.until(LIMIT, |change| change.address == APP_ADDRESS && change.length == 32 && !change.deleted).await?;
-        ensure!(guard.report()?["announced"][format!("{APP_ADDRESS}/32")].is_object(), "{}", guard.report()?);
+        until("the guard reports it", LIMIT, async || {
+            let report = guard.report()?;
+            ensure!(report["announced"][format!("{APP_ADDRESS}/32")].is_object(), "{report}");
+            Ok(())
+        })
+        .await?;
 
         // One that a request would start serves as well, and what the guard knows it knows after a restart.
         platform.in_state("hello", &machine, MachineState::Started).await?;
