@@ -5,7 +5,7 @@
 //! networks that this server carries, which are those of its own machines and devices: nothing else could be
 //! meant for it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use atoll_catalogue::Snapshot;
@@ -13,7 +13,7 @@ use atoll_mesh::probe::Targets;
 use atoll_mesh::{AddressChange, Desired, PeerConfig, PrivateKey, PublicKey};
 use atoll_model::address::{NetworkId, network_of, node_address};
 use atoll_model::row::{MachineRow, NodeRow, NodeState};
-use atoll_model::{MachineState, NodeName};
+use atoll_model::{MachineState, NodeName, RegionCode};
 
 /// What a link is to have.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -27,6 +27,7 @@ pub struct Wanted {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Peer {
     pub node: NodeName,
+    pub region: RegionCode,
     /// Where it said it listens; it may speak from elsewhere.
     pub endpoint: SocketAddr,
     /// Where its net process talks to ours.
@@ -54,7 +55,8 @@ pub fn wanted(catalogue: &Snapshot, here: &NodeName, own: PublicKey) -> Wanted {
             }
         };
         keys.insert(&node.name, key);
-        wanted.peers.insert(key, Peer { node: node.name.clone(), endpoint: end.endpoint, rpc: end.rpc });
+        let peer = Peer { node: node.name.clone(), region: node.region, endpoint: end.endpoint, rpc: end.rpc };
+        wanted.peers.insert(key, peer);
         wanted.addresses.insert(node_address(&key.0), key);
     }
     for network in carried(catalogue, here) {
@@ -134,6 +136,13 @@ impl Wanted {
         let peers = self.peers.iter();
         let peers = peers.map(|(key, peer)| config(*key, peer, allowed.remove(key).unwrap_or_default())).collect();
         Desired { private_key: private_key.clone(), peers }
+    }
+
+    /// Addresses of the machines and devices at peers of a region.
+    pub fn addresses_in(&self, region: RegionCode) -> BTreeSet<Ipv6Addr> {
+        let is_there = |key: &PublicKey| self.peers.get(key).is_some_and(|peer| peer.region == region);
+        let of_peers = self.addresses.iter().filter(|(_, key)| is_there(key));
+        of_peers.filter(|(address, key)| **address != node_address(&key.0)).map(|(address, _)| *address).collect()
     }
 
     /// Whom to probe, and where.

@@ -75,16 +75,7 @@ pub async fn after_restart(node: &Node, machine: &str, to: Ipv6Addr) -> anyhow::
 
 /// A figure of the net process's own, such as `atoll_mesh_resumption_tickets`, with its labels.
 pub async fn net_metric(node: &Node, name: &str, labels: &[(&str, &str)]) -> anyhow::Result<u64> {
-    let socket = node.state()?.join("run/net.metrics");
-    let arguments = ["-sSf", "--unix-socket", &socket.display().to_string(), "http://net/metrics"];
-    let output = node.run("curl", &arguments).await?;
-    ensure!(output.status.success(), "no metrics: {}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout)?;
-    let labels: String = labels.iter().map(|(name, value)| format!(",{name}=\"{value}\"")).collect();
-    let figure = format!("{name}{{process=\"net\"{labels}}} ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&figure));
-    let value: f64 = value.with_context(|| format!("no {figure}among\n{text}"))?.parse()?;
-    Ok(value as u64)
+    node.metric(Role::Net, name, labels).await
 }
 
 /// Waits until the node has a ticket of every other one on disk.

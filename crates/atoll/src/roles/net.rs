@@ -9,6 +9,7 @@ mod mesh;
 mod metrics;
 mod names;
 mod public;
+mod region;
 mod report;
 mod resume;
 mod secrets;

@@ -141,6 +141,22 @@ fn devices_are_reached_through_their_gateway_which_carries_their_networks() {
 }
 
 #[test]
+fn addresses_are_of_the_region_that_their_server_is_in() {
+    let mut far = node("b", Some(3), ACTIVE);
+    if let Row::Node(row) = &mut far {
+        row.region = "nrt".parse().unwrap();
+    }
+    let mut rows = vec![node("here", Some(1), ACTIVE), node("a", Some(2), ACTIVE), far, app("web", 7)];
+    // A machine's row says "ams" of itself, wherever it is.
+    let machines = [(1, "here"), (2, "a"), (3, "b")].map(|(number, node)| machine(number, "web", 7, node, STARTED));
+    rows.extend(machines.map(Row::Machine));
+    rows.extend([device(4, 7, "a"), device(5, 7, "b"), device(6, 7, "here")]);
+    let wanted = wanted_of(rows);
+    assert_eq!(wanted.addresses_in("ams".parse().unwrap()), [2, 4].map(|number| address(7, number)).into());
+    assert_eq!(wanted.addresses_in("nrt".parse().unwrap()), [3, 5].map(|number| address(7, number)).into());
+}
+
+#[test]
 fn a_row_cannot_take_addresses_of_another_network() {
     let mut liar = machine(2, "web", 7, "a", STARTED);
     liar.private_ipv6 = address(8, 2);
@@ -159,7 +175,8 @@ fn state() -> impl Strategy<Value = Wanted> {
         };
         let endpoint = |at: u8| ([192, 0, 2, at], 51820).into();
         let peer = |(number, at): (u8, u8)| {
-            (key(number), Peer { node: format!("n{number}").parse().unwrap(), endpoint: endpoint(at), rpc: None })
+            let (node, region) = (format!("n{number}").parse().unwrap(), "ams".parse().unwrap());
+            (key(number), Peer { node, region, endpoint: endpoint(at), rpc: None })
         };
         let addresses = addresses.into_iter().filter_map(owned).collect();
         Wanted { addresses, peers: peers.into_iter().map(peer).collect() }
@@ -175,8 +192,8 @@ fn perform(have: &Wanted, steps: Steps, names: &Wanted) -> Wanted {
     }
     for new in steps.new {
         assert!(new.allowed.is_empty());
-        let node = names.peers[&new.public_key].node.clone();
-        link.peers.insert(new.public_key, Peer { node, endpoint: new.endpoint.unwrap(), rpc: None });
+        let named = names.peers[&new.public_key].clone();
+        link.peers.insert(new.public_key, Peer { endpoint: new.endpoint.unwrap(), ..named });
     }
     for (key, endpoint) in steps.moved {
         link.peers.get_mut(&key).unwrap().endpoint = endpoint;

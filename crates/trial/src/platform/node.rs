@@ -293,6 +293,20 @@ impl Node {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// A figure of one process's own, such as `atoll_mesh_resumption_tickets`, with its labels in their order.
+    pub async fn metric(&self, role: Role, name: &str, labels: &[(&str, &str)]) -> anyhow::Result<u64> {
+        let socket = self.state()?.join(format!("run/{role}.metrics"));
+        let url = format!("http://{role}/metrics");
+        let output = self.run("curl", &["-sSf", "--unix-socket", &socket.display().to_string(), &url]).await?;
+        ensure!(output.status.success(), "no metrics: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout)?;
+        let labels: String = labels.iter().map(|(name, value)| format!(",{name}=\"{value}\"")).collect();
+        let figure = format!("{name}{{process=\"{role}\"{labels}}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&figure));
+        let value: f64 = value.with_context(|| format!("no {figure}among\n{text}"))?.parse()?;
+        Ok(value as u64)
+    }
+
     /// The edge's access log.
     pub fn access_log(&self) -> anyhow::Result<String> {
         let file = self.state()?.join("edge/access.log");

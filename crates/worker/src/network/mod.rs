@@ -21,6 +21,7 @@ mod block;
 mod host;
 mod limited;
 mod link;
+mod listing;
 mod namespace;
 mod netlink;
 mod rules;
@@ -188,6 +189,21 @@ impl HostNetworks {
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Tells the counting of an instance's bytes ([`TrafficClass`]) which private addresses are of its node's own
+/// region: those of machines and devices at its other nodes. Who reads the catalogue calls this, before or
+/// after the networks are opened, and what was said stays until the next call. Needs the right to configure
+/// networks.
+///
+/// # Errors
+/// If `nft` is missing or refuses; nothing has changed then.
+pub async fn set_region(instance: u32, addresses: &BTreeSet<Ipv6Addr>) -> Result<(), NetworkError> {
+    if addresses.len() > rules::REGION_ROOM {
+        let (addresses, told_apart) = (addresses.len(), rules::REGION_ROOM);
+        tracing::warn!(addresses, told_apart, "bytes to and from the rest of this region count as another's");
+    }
+    rules::run(rules::region(Names { instance }, addresses)).await
 }
 
 /// Netlink calls wait for the kernel, so they run beside the async threads.

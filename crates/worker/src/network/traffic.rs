@@ -7,16 +7,17 @@ use serde::Deserialize;
 
 use atoll_model::MachineId;
 
-/// How far bytes went. What went over the mesh is not told apart by region: who reads the catalogue
-/// can.
+/// How far bytes went. A user's device is where it enters the private network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TrafficClass {
     /// To and from the internet.
     Public,
     /// Between machines of this node.
     SameNode,
-    /// Between machines of this node and others, over the mesh.
-    Mesh,
+    /// To and from other nodes of this region, and devices that enter here.
+    SameRegion,
+    /// To and from other regions, and whatever in the mesh is not known to be of this one.
+    CrossRegion,
 }
 
 /// As the machine sees it.
@@ -38,7 +39,8 @@ impl TrafficClass {
         match self {
             Self::Public => "public",
             Self::SameNode => "same_node",
-            Self::Mesh => "mesh",
+            Self::SameRegion => "same_region",
+            Self::CrossRegion => "cross_region",
         }
     }
 }
@@ -53,13 +55,15 @@ impl Direction {
 }
 
 impl Counter {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self { class: TrafficClass::Public, direction: Direction::Sent },
         Self { class: TrafficClass::Public, direction: Direction::Received },
         Self { class: TrafficClass::SameNode, direction: Direction::Sent },
         Self { class: TrafficClass::SameNode, direction: Direction::Received },
-        Self { class: TrafficClass::Mesh, direction: Direction::Sent },
-        Self { class: TrafficClass::Mesh, direction: Direction::Received },
+        Self { class: TrafficClass::SameRegion, direction: Direction::Sent },
+        Self { class: TrafficClass::SameRegion, direction: Direction::Received },
+        Self { class: TrafficClass::CrossRegion, direction: Direction::Sent },
+        Self { class: TrafficClass::CrossRegion, direction: Direction::Received },
     ];
 
     /// Its set in the kernel's table.
@@ -76,6 +80,14 @@ impl Traffic {
     /// Every figure with what it counts.
     pub fn figures(&self) -> impl Iterator<Item = (Counter, u64)> {
         Counter::ALL.into_iter().zip(self.0)
+    }
+
+    fn set(&mut self, counter: Counter, bytes: u64) {
+        for (known, figure) in Counter::ALL.into_iter().zip(&mut self.0) {
+            if known == counter {
+                *figure = bytes;
+            }
+        }
     }
 
     fn add(&mut self, other: &Self) {
@@ -97,38 +109,9 @@ impl Traffic {
 /// What the kernel has counted, by interface: its name, or its index once it is gone.
 pub type Reading = BTreeMap<String, Traffic>;
 
-/// Takes a listing of the table apart, as `nft --json` writes it.
-pub fn parse(listing: &[u8]) -> serde_json::Result<Reading> {
-    let listing: Listing = serde_json::from_slice(listing)?;
-    let mut reading = Reading::new();
-    for set in listing.nftables.into_iter().filter_map(|object| object.set) {
-        let Some(place) = Counter::ALL.iter().position(|counter| counter.name() == set.name) else { continue };
-        for Element { elem: Entry { val, counter } } in set.elem {
-            reading.entry(val).or_default().0[place] = counter.bytes;
-        }
-    }
-    Ok(reading)
-}
-
+/// What one counter has of an interface, as nft lists it.
 #[derive(Deserialize)]
-struct Listing {
-    nftables: Vec<Object>,
-}
-
-#[derive(Deserialize)]
-struct Object {
-    set: Option<Set>,
-}
-
-#[derive(Deserialize)]
-struct Set {
-    name: String,
-    #[serde(default)]
-    elem: Vec<Element>,
-}
-
-#[derive(Deserialize)]
-struct Element {
+pub struct Counted {
     elem: Entry,
 }
 
@@ -141,6 +124,17 @@ struct Entry {
 #[derive(Deserialize)]
 struct Bytes {
     bytes: u64,
+}
+
+/// Puts together what each counter has.
+pub fn by_interface(counted: impl IntoIterator<Item = (Counter, Vec<Counted>)>) -> Reading {
+    let mut reading = Reading::new();
+    for (counter, interfaces) in counted {
+        for Counted { elem: Entry { val, counter: Bytes { bytes } } } in interfaces {
+            reading.entry(val).or_default().set(counter, bytes);
+        }
+    }
+    reading
 }
 
 /// One start of a machine, which had an interface of its own.
@@ -166,6 +160,10 @@ pub struct Ledger {
 impl Ledger {
     /// An interface is a machine's from now on; another that had its name has ended.
     pub fn begin(&mut self, index: u32, link: &str, machine: MachineId) {
+        // Told again: what was counted of it is known.
+        if self.runs.get(&index).is_some_and(|run| run.readings_since_end.is_none()) {
+            return;
+        }
         self.end(link);
         let run = Run { link: link.to_owned(), machine, counted: Traffic::default(), readings_since_end: None };
         self.runs.insert(index, run);
@@ -219,7 +217,7 @@ mod tests {
     }
 
     fn sent(interface: &str, bytes: u64) -> Reading {
-        [(interface.to_owned(), Traffic([bytes, 0, 0, 0, 0, 0]))].into()
+        [(interface.to_owned(), Traffic([bytes, 0, 0, 0, 0, 0, 0, 0]))].into()
     }
 
     fn total(ledger: &Ledger) -> u64 {
@@ -227,18 +225,17 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_is_read_by_set_and_interface() {
-        let listing = br#"{"nftables": [{"metainfo": {"version": "1"}},
-            {"set": {"name": "public_sent", "elem": [
-                {"elem": {"val": "atl0", "expires": 9, "counter": {"packets": 2, "bytes": 90}}},
-                {"elem": {"val": "7", "expires": 9, "counter": {"packets": 1, "bytes": 30}}}]}},
-            {"set": {"name": "mesh_received", "elem": [
-                {"elem": {"val": "atl0", "expires": 9, "counter": {"packets": 2, "bytes": 11}}}]}},
-            {"set": {"name": "public_received"}}, {"chain": {"name": "count"}}]}"#;
-        let reading = parse(listing).unwrap();
-        assert_eq!(reading["atl0"], Traffic([90, 0, 0, 0, 0, 11]));
-        assert_eq!(reading["7"], Traffic([30, 0, 0, 0, 0, 0]));
-        assert!(parse(b"{}").is_err());
+    fn a_reading_is_put_together_by_interface() {
+        let counted = |elements: &str| serde_json::from_str::<Vec<Counted>>(elements).unwrap();
+        let public = counted(
+            r#"[{"elem": {"val": "atl0", "expires": 9, "counter": {"packets": 2, "bytes": 90}}},
+                {"elem": {"val": "7", "expires": 9, "counter": {"packets": 1, "bytes": 30}}}]"#,
+        );
+        let far = counted(r#"[{"elem": {"val": "atl0", "expires": 9, "counter": {"packets": 2, "bytes": 11}}}]"#);
+        let [sent, .., received] = Counter::ALL;
+        let reading = by_interface([(sent, public), (received, far)]);
+        assert_eq!(reading["atl0"], Traffic([90, 0, 0, 0, 0, 0, 0, 11]));
+        assert_eq!(reading["7"], Traffic([30, 0, 0, 0, 0, 0, 0, 0]));
     }
 
     #[test]
@@ -248,6 +245,9 @@ mod tests {
         for bytes in [100, 100, 250] {
             ledger.record(&sent("atl0", bytes), |_| true);
         }
+        assert_eq!(total(&ledger), 250);
+        ledger.begin(5, "atl0", machine(A));
+        ledger.record(&sent("atl0", 250), |_| true);
         assert_eq!(total(&ledger), 250);
         // Forgotten by the kernel, then more than before.
         ledger.record(&Reading::new(), |_| true);

@@ -1,16 +1,17 @@
 //! Bytes that machines' networks carry, by machine and by how far they go.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
 use atoll_model::MachineId;
-use atoll_worker::network::{Direction, HostNetworks, TrafficClass};
+use atoll_worker::network::{Direction, HostNetworks, TrafficClass, set_region};
 use atoll_worker::seams::MachineNetworks;
 
 use crate::host::{ip, on_a_host};
 use crate::machines::{INSTANCE, machine, open, plan};
-use crate::mesh::Two;
+use crate::mesh::{Two, far_plan};
 use crate::neighbour::inside;
 
 const AMOUNT: u64 = 100_000;
@@ -80,11 +81,31 @@ fn bytes_are_counted_by_machine_and_class() {
 }
 
 #[test]
-fn the_mesh_is_a_class_of_its_own() {
+fn the_mesh_is_told_apart_by_region() {
     on_a_host(|state| async move {
+        use {Direction::*, TrafficClass::*};
+        // Whoever comes first, the agent or who reads the catalogue, makes the set.
+        set_region(INSTANCE, &BTreeSet::new()).await.unwrap();
         let two = Two::new(state).await;
-        transfer(&two.a, &two.far_a, crate::mesh::far_plan(0, 7).ipv6);
-        assert!(counted(&two.near, plan(0, 7).machine, TrafficClass::Mesh, Direction::Sent, 1).await);
-        assert!(counted(&two.near, plan(0, 7).machine, TrafficClass::Public, Direction::Sent, 0).await);
+        let (machine, far) = (plan(0, 7).machine, far_plan(0, 7).ipv6);
+        let sends = || transfer(&two.a, &two.far_a, far);
+        sends();
+        assert!(counted(&two.near, machine, CrossRegion, Sent, 1).await, "by default it is far");
+        set_region(INSTANCE, &[far].into()).await.unwrap();
+        sends();
+        transfer(&two.far_a, &two.a, plan(0, 7).ipv6);
+        assert!(counted(&two.near, machine, SameRegion, Sent, 1).await);
+        assert!(counted(&two.near, machine, SameRegion, Received, 1).await);
+        assert!(counted(&two.near, machine, CrossRegion, Sent, 1).await);
+
+        // Rules that are made anew find what was said.
+        two.near.reconcile(&[plan(0, 7), plan(1, 8)]).await.unwrap();
+        sends();
+        assert!(counted(&two.near, machine, SameRegion, Sent, 2).await);
+        set_region(INSTANCE, &[far_plan(1, 9).ipv6].into()).await.unwrap();
+        sends();
+        assert!(counted(&two.near, machine, CrossRegion, Sent, 2).await, "it is in this region no more");
+        assert!(counted(&two.near, machine, SameRegion, Sent, 2).await);
+        assert!(counted(&two.near, machine, Public, Sent, 0).await);
     });
 }

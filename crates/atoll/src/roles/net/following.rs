@@ -1,15 +1,18 @@
 //! Keeps the link's peers and addresses as the catalogue has them.
 
+use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use atoll_catalogue::watch::ReplicaHandle;
 use atoll_mesh::PublicKey;
 use atoll_mesh::probe::Prober;
-use atoll_model::NodeName;
+use atoll_model::{NodeName, RegionCode};
 use atoll_net::links::Links;
 use atoll_net::peers::{Wanted, wanted};
 
@@ -25,9 +28,12 @@ pub struct Following {
     /// This server.
     pub own: PublicKey,
     pub node: NodeName,
+    pub region: RegionCode,
     pub replica: ReplicaHandle,
     /// Told whom the link has, for whoever wants to know.
     pub peers: Arc<ArcSwap<Wanted>>,
+    /// Told which addresses are of this server's region.
+    pub near: watch::Sender<Option<BTreeSet<Ipv6Addr>>>,
     pub prober: Prober,
 }
 
@@ -50,6 +56,12 @@ impl Following {
             let want = wanted(&self.replica.snapshot(), &self.node, self.own);
             self.prober.set_targets(want.targets());
             self.peers.store(Arc::new(Wanted { peers: want.peers.clone(), ..Wanted::default() }));
+            let near = Some(want.addresses_in(self.region));
+            self.near.send_if_modified(|known| {
+                let changed = *known != near;
+                *known = near;
+                changed
+            });
             let followed = self.links.follow(want).inspect_err(|error| {
                 tracing::error!(error = error as &dyn std::error::Error, "the mesh is not as the catalogue wants it");
             });

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use atoll_catalogue::watch::ReplicaHandle;
@@ -29,9 +30,9 @@ use atoll_rpc::server::accept;
 use atoll_rpc::tls::LiveIdentity;
 
 use super::following::Following;
-use super::link;
 use super::resume::{Asking, Resumption, TicketService};
 use super::secrets::{Agreement, Leading, MeshService};
+use super::{link, region};
 use crate::roles::Common;
 
 /// The link, made with rights that nothing after it has.
@@ -94,12 +95,16 @@ impl Making {
         mesh.secrets.lead_into(backend.clone());
         let prober = Prober::start((common.run.place.address, probe::PORT).into(), mesh.reach.clone())
             .context("cannot probe the ways to other servers")?;
+        let (near, changes) = watch::channel(None);
+        tokio::spawn(region::keep(common.run.place.instance, changes));
         let following = Following {
             links: Links::new(backend.clone(), private_key.clone(), mesh.secrets.clone()),
             own: mesh.own.key,
             node: mesh.own.node.clone(),
+            region: common.node.region,
             replica: replica.clone(),
             peers: mesh.peers.clone(),
+            near,
             prober,
         };
         following.start()?;

@@ -100,9 +100,9 @@ impl World {
                 .enumerate()
                 .filter(|(number, _)| *number != own)
                 .map(|(number, key)| {
-                    let node = name(number);
+                    let (node, region) = (name(number), "ams".parse().unwrap());
                     let ip = if behind.contains(&number) { outside(number) } else { ip(number) };
-                    (key.public(), crate::peers::Peer { node, endpoint: (ip, MESH).into(), rpc: None })
+                    (key.public(), crate::peers::Peer { node, region, endpoint: (ip, MESH).into(), rpc: None })
                 })
                 .collect(),
             ..Wanted::default()

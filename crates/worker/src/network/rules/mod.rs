@@ -7,21 +7,23 @@ mod limits;
 mod traffic;
 
 pub use limits::{Change, change as limit};
+pub use traffic::{REGION_ROOM, region};
 
 use std::collections::BTreeSet;
 use std::io;
 use std::process::Stdio;
 
 use ipnet::Ipv6Net;
+use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
 
 use atoll_model::address::{NetworkId, machine_address};
 
 use super::block::Block;
-use super::limited::Limited;
+use super::limited::{self, Held, Limited};
 use super::link::{ANY_INSTANCE, Names};
-use super::traffic::Reading;
-use super::{MeshFace, failed};
+use super::traffic::{Counter, Reading};
+use super::{MeshFace, failed, listing};
 use crate::seams::NetworkError;
 
 /// The network of the platform's own addresses, that no machine is in.
@@ -145,18 +147,32 @@ pub async fn run(script: String) -> Result<(), NetworkError> {
 
 /// What has been counted.
 pub async fn read_traffic(names: Names) -> Result<Reading, NetworkError> {
-    let action = "read what machines' networks carried with nft";
     let table = traffic::table_name(names);
-    let listing = nft(&["--json", "list", "table", "inet", &table], String::new()).await.map_err(failed(action))?;
-    super::traffic::parse(&listing).map_err(|error| failed(action)(error.into()))
+    let mut counted = Vec::new();
+    for counter in Counter::ALL {
+        let interfaces = read_set(&table, &counter.name()).await;
+        counted.push((counter, interfaces.map_err(failed("read what machines' networks carried with nft"))?));
+    }
+    Ok(super::traffic::by_interface(counted))
 }
 
 /// Which interfaces are held to what.
 pub async fn read_limits(names: Names) -> Result<Limited, NetworkError> {
-    let action = "read what machines are held to with nft";
     let table = limits::table_name(names);
-    let listing = nft(&["--json", "list", "table", "inet", &table], String::new()).await.map_err(failed(action))?;
-    super::limited::parse(&listing).map_err(|error| failed(action)(error.into()))
+    let held = async |direction: &str| {
+        io::Result::Ok(Held {
+            limited: read_set(&table, &format!("{direction}_limited")).await?,
+            allowed: read_set(&table, &format!("{direction}_allowed")).await?,
+        })
+    };
+    let both = async { io::Result::Ok(limited::by_interface(held("ingress").await?, held("egress").await?)) };
+    both.await.map_err(failed("read what machines are held to with nft"))
+}
+
+/// Sets are read one by one, so that others in their table, however large, cost nothing.
+async fn read_set<E: DeserializeOwned>(table: &str, set: &str) -> io::Result<Vec<E>> {
+    let listing = nft(&["--json", "list", "set", "inet", table, set], String::new()).await?;
+    Ok(listing::elements(&listing)?)
 }
 
 /// Runs the program; what it writes.
