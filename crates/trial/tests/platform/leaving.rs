@@ -15,7 +15,7 @@ use atoll_trial::wait::until;
 use crate::support::trial;
 
 /// Two servers of one region beside the one that runs control, and a user near them.
-const SPARE: &str = r#"
+pub const SPARE: &str = r#"
 [[host]]
 name = "ord"
 city = "ord"

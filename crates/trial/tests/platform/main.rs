@@ -1,6 +1,7 @@
 //! Whole platforms under test, each in a lab world of its own. Needs root.
 
 mod cli;
+mod counted;
 mod deaths;
 mod deploys;
 mod described;
