@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use atoll_control::{AddressWish, Family};
@@ -88,6 +89,16 @@ fn shown(held: AppAddress, networks: &mut BTreeMap<NetworkId, AssignmentNetwork>
         // An app has no two addresses in one network.
         network: held.network.and_then(|id| networks.remove(&id)),
     }
+}
+
+/// An address as the record of changes shows it.
+fn audited(held: &AppAddress) -> Value {
+    json!({
+        "address": held.address,
+        "kind": held.kind,
+        "local": held.host_route,
+        "network": held.network.map(|network| network.0),
+    })
 }
 
 async fn list(State(api): State<Api>, auth: Auth, Path(app): Path<String>) -> ApiResult<Json<Assignments>> {
@@ -174,13 +185,15 @@ async fn assign(
 ) -> ApiResult<Json<Assignment>> {
     let app = auth.app(&api, &app, Action::Change).await?;
     let given = api.control.address_allocate(&app, &assign.wish(&app)?).await?;
-    Ok(Json(shown(given, &mut networks(&api, &app.org).await?)))
+    auth.on("ip", given.after.address);
+    auth.changed(&given, audited);
+    Ok(Json(shown(given.after, &mut networks(&api, &app.org).await?)))
 }
 
 async fn release(State(api): State<Api>, auth: Auth, Path((app, ip)): Path<(String, String)>) -> ApiResult<NoContent> {
     let app = auth.app(&api, &app, Action::Change).await?;
     let missing = || ApiError::not_found(format!("app {} has no address {ip:?}", app.name));
     let address = ip.parse::<IpAddr>().map_err(|_| missing())?;
-    api.control.address_release(&app.name, address).await?;
+    auth.was(audited(&api.control.address_release(&app.name, address).await?));
     Ok(NoContent)
 }

@@ -120,6 +120,7 @@ struct Create {
 
 async fn create(State(api): State<Api>, auth: Auth, Body(create): Body<Create>) -> ApiResult<Created<AppView>> {
     let text = create.name.or(create.app_name).ok_or_else(|| ApiError::invalid("name is required"))?;
+    auth.on("app", &text);
     let name: AppName = text.parse().map_err(|error| ApiError::invalid(format!("{error}")))?;
     let org = auth.org(create.org_slug.as_deref().unwrap_or("personal"), Action::Create)?;
     let new = NewApp {

@@ -1,29 +1,41 @@
 //! Who asks, and for which app. Every route names the right it needs.
 
+use std::fmt::Display;
+
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use serde_json::Value;
 
-use atoll_identity::{Action, Caller, Target, authenticate};
+use atoll_control::Changed;
+use atoll_identity::{Action, Caller, Principal, Target, authenticate};
 use atoll_model::{AppName, MachineId, OrgSlug};
 use atoll_store::App;
 
 use crate::Api;
+use crate::audit::Trail;
 use crate::describe::{Operation, Part};
 use crate::error::{ApiError, ApiResult};
 
 /// A caller with a valid token.
-pub struct Auth(pub Caller);
+#[derive(Clone)]
+pub struct Auth {
+    caller: Caller,
+    /// `None`: the call is not recorded.
+    pub trail: Option<Trail>,
+}
 
 impl FromRequestParts<Api> for Auth {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        // Where calls are recorded the caller is known already.
+        if let Some(known) = parts.extensions.get::<Self>() {
+            return Ok(known.clone());
+        }
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        authenticate(&api.control.store, header, api.control.now_ms())
-            .await
-            .map(Self)
-            .map_err(ApiError::unauthenticated)
+        let caller = authenticate(&api.control.store, header, api.control.now_ms()).await;
+        Ok(Self { caller: caller.map_err(ApiError::unauthenticated)?, trail: None })
     }
 }
 
@@ -35,7 +47,14 @@ impl Part for Auth {
 
 impl Auth {
     pub fn may(&self, action: Action, target: Target<'_>) -> ApiResult<()> {
-        self.0.authorize(action, target).map(drop).map_err(|denied| ApiError::denied(&denied))
+        if let (Some(trail), Target::Organization(org) | Target::App { org, .. }) = (&self.trail, target) {
+            trail.of_org(org.as_str());
+        }
+        let granted = self.caller.authorize(action, target).map_err(|denied| ApiError::denied(&denied))?;
+        if let Some(trail) = &self.trail {
+            trail.by(granted);
+        }
+        Ok(())
     }
 
     /// The app named in the path, when the caller may do this to it. Unknown apps are 404 before
@@ -53,9 +72,42 @@ impl Auth {
         Ok(org)
     }
 
+    pub fn principals(&self) -> &[Principal] {
+        self.caller.principals()
+    }
+
     /// For records of who did it.
     pub fn name(&self) -> String {
-        self.0.principals().first().map_or_else(String::new, |principal| principal.name.clone())
+        self.principals().first().map_or_else(String::new, |principal| principal.name.clone())
+    }
+
+    /// For the record: a thing that the call is about, beside those in its path.
+    pub fn on(&self, kind: &str, name: impl Display) {
+        if let Some(trail) = &self.trail {
+            trail.on(kind, name);
+        }
+    }
+
+    /// For the record: what the call's target was. Small, and nothing secret.
+    pub fn was(&self, before: Value) {
+        if let Some(trail) = &self.trail {
+            trail.was(before);
+        }
+    }
+
+    /// For the record: what the call's target is now. Small, and nothing secret.
+    pub fn became(&self, after: Value) {
+        if let Some(trail) = &self.trail {
+            trail.became(after);
+        }
+    }
+
+    /// For the record: both.
+    pub fn changed<T>(&self, changed: &Changed<T>, shown: impl Fn(&T) -> Value) {
+        if let Some(before) = &changed.before {
+            self.was(shown(before));
+        }
+        self.became(shown(&changed.after));
     }
 }
 

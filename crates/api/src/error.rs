@@ -10,6 +10,27 @@ use atoll_identity::{AuthError, Denied};
 use atoll_model::ids::InvalidId;
 use atoll_signals::with_causes;
 
+/// Beside an answer that refuses: why, in a word.
+#[derive(Clone, Copy)]
+pub struct Refusal(pub &'static str);
+
+fn refusal_of(kind: Kind) -> Refusal {
+    Refusal(match kind {
+        Kind::Invalid => "invalid",
+        Kind::Unauthenticated => "unauthenticated",
+        Kind::Forbidden => "forbidden",
+        Kind::NotFound => "not_found",
+        Kind::Conflict => "conflict",
+        Kind::Precondition => "precondition",
+        Kind::NameTaken => "name_taken",
+        Kind::Capacity => "capacity",
+        Kind::DiskFull => "disk_full",
+        Kind::TimedOut => "timed_out",
+        Kind::Unavailable => "unavailable",
+        Kind::Internal => "internal",
+    })
+}
+
 /// Any failure of a route.
 #[derive(Debug)]
 pub struct ApiError {
@@ -98,7 +119,9 @@ impl IntoResponse for ApiError {
             body["code"] = "invalid".into();
             body["message"] = body["error"].clone();
         }
-        (status_of(error.kind), Json(body)).into_response()
+        let mut response = (status_of(error.kind), Json(body)).into_response();
+        response.extensions_mut().insert(refusal_of(error.kind));
+        response
     }
 }
 

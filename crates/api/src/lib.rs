@@ -4,6 +4,7 @@
 mod addresses;
 mod answer;
 mod apps;
+mod audit;
 mod auth;
 mod body;
 mod describe;
@@ -49,8 +50,11 @@ pub fn router(api: Api) -> Router {
         .nodes()
         .get(&api.control.live.identity().node)
         .map_or_else(String::new, |known| known.node.region.to_string());
-    routes()
+    let routes = routes();
+    let recorded = (api.clone(), Arc::new(routes.audited_operations()));
+    routes
         .into_router()
+        .route_layer(middleware::from_fn_with_state(recorded, audit::keep))
         .merge(documents::routes())
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .fallback(error::no_such_route)

@@ -221,5 +221,5 @@ async fn current_token(auth: Auth) -> ApiResult<Json<CurrentToken>> {
             source_machine_id: String::new(),
         }
     };
-    Ok(Json(CurrentToken { tokens: auth.0.principals().iter().map(info).collect() }))
+    Ok(Json(CurrentToken { tokens: auth.principals().iter().map(info).collect() }))
 }

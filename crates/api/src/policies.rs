@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use atoll_identity::Action;
@@ -65,11 +66,14 @@ async fn put(
     let app = auth.app(&api, &app, Action::Change).await?;
     // Clients send the fields that they do not set empty.
     let id = id.filter(|id| !id.is_empty());
-    Ok(Json(api.control.policy_put(&app.name, id, policy).await?.into()))
+    let put = api.control.policy_put(&app.name, id, policy).await?;
+    auth.on("policy", &put.after.id);
+    auth.changed(&put, |record| json!(record.policy));
+    Ok(Json(put.after.into()))
 }
 
 async fn remove(State(api): State<Api>, auth: Auth, Path((app, id)): Path<(String, String)>) -> ApiResult<NoContent> {
     let app = auth.app(&api, &app, Action::Change).await?;
-    api.control.policy_delete(&app.name, &id).await?;
+    auth.was(json!(api.control.policy_delete(&app.name, &id).await?.policy));
     Ok(NoContent)
 }

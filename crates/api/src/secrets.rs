@@ -104,6 +104,9 @@ async fn change(
     Body(change): Body<Change>,
 ) -> ApiResult<Json<ChangedSecrets>> {
     let app = auth.app(&api, &app, Action::Change).await?;
+    for name in change.values.keys() {
+        auth.on("secret", name);
+    }
     let version = api.control.secrets_change(&app.name, change.values).await?;
     let secrets = api.control.secrets(&app.name).await?;
     let secrets = secrets.into_iter().map(AppSecret::from).collect();

@@ -60,14 +60,21 @@ impl Printer {
     }
 
     pub fn table(&self, header: &[&str], rows: Vec<Vec<String>>) {
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-        table.set_header(header.iter().map(|title| title.to_uppercase()));
-        for row in rows {
-            table.add_row(row);
+        for line in lines(header, rows) {
+            self.line(&line);
         }
-        for line in table.lines() {
-            self.line(line.trim());
+    }
+
+    /// A table in which lines follow a row, set off from it. No cell has a line's end in it.
+    pub fn table_with_lines(&self, header: &[&str], rows: Vec<(Vec<String>, Vec<String>)>) {
+        let (rows, mut following): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+        // Nothing follows the header.
+        following.insert(0, Vec::new());
+        for (line, following) in lines(header, rows).zip(following) {
+            self.line(&line);
+            for line in following {
+                self.line(&format!("    {line}"));
+            }
         }
     }
 
@@ -85,6 +92,17 @@ impl Printer {
         }
         error.outcome()
     }
+}
+
+/// A table's lines, the header first.
+fn lines(header: &[&str], rows: Vec<Vec<String>>) -> impl Iterator<Item = String> {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.iter().map(|title| title.to_uppercase()));
+    for row in rows {
+        table.add_row(row);
+    }
+    table.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>().into_iter()
 }
 
 /// `3m ago`, from Unix milliseconds.

@@ -10,5 +10,5 @@ mod tunnel;
 pub use console::{Console, Output};
 pub use error::{ClientError, Kind};
 pub use lines::Lines;
-pub use requests::{Client, ExecReply, LogQuery};
+pub use requests::{AuditQuery, Client, ExecReply, LogQuery};
 pub use tunnel::Tunnel;

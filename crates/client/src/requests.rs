@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use atoll_model::wire::{
-    AddressPoolRequest, AddressPoolSummary, AppStatus, CollectReply, DeployAccepted, DeployEvent, DeployRequest,
-    ErrorBody, ImageSummary, JoinTokenReply, LogRecord, MachineSummary, MeshExamination, NodeSummary,
+    AddressPoolRequest, AddressPoolSummary, AppStatus, AuditPage, CollectReply, DeployAccepted, DeployEvent,
+    DeployRequest, ErrorBody, ImageSummary, JoinTokenReply, LogRecord, MachineSummary, MeshExamination, NodeSummary,
     PlaceAnnouncements, RegistryRequest, RegistrySummary, ReleaseView, ScaleRequest, TokenReply, TokenRequest,
     UnknownMachine, WireGuardEntrance, WireGuardGateway, WireGuardPeer, WireGuardPeerRequest, WireGuardPeerStatus,
 };
@@ -148,6 +148,32 @@ impl Client {
 
     pub async fn address_pool_remove(&self, prefix: &str) -> Result<(), ClientError> {
         self.send(self.request(Method::DELETE, POOLS).query(&[("prefix", prefix)])).await.map(drop)
+    }
+}
+
+/// Which records of changes to read; all of these hold.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct AuditQuery {
+    /// RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// A token's id or name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub org: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Of one part, 1000 at most.
+    pub limit: u32,
+}
+
+/// Who changed what.
+impl Client {
+    pub async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, ClientError> {
+        self.fetch(self.request(Method::GET, "/api/v1/audit").query(query)).await
     }
 }
 

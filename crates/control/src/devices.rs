@@ -16,7 +16,7 @@ use atoll_rpc::proto::place::place_client::PlaceClient;
 use atoll_store::{DEFAULT_NETWORK, Device, ErrorKind, NewDevice, Node, NodeStatus, StoreError, WriteTx};
 
 use crate::nodes::wireguard_key;
-use crate::{Control, ControlError, ControlResult, Kind};
+use crate::{Changed, Control, ControlError, ControlResult, Kind};
 
 /// Of an organization.
 const MAX_DEVICES: usize = 1_000;
@@ -118,7 +118,7 @@ impl Control {
         &self,
         org: &OrgSlug,
         wanted: &WireGuardPeerRequest,
-    ) -> ControlResult<WireGuardEntrance> {
+    ) -> ControlResult<Changed<WireGuardEntrance>> {
         let name: &DeviceName = &wanted.name.parse().map_err(|error| ControlError::invalid(format!("{error}")))?;
         let public_key = &wireguard_key(&wanted.public_key)?;
         self.refuse_own_keys(public_key)?;
@@ -128,7 +128,7 @@ impl Control {
             tx.organization_fetch(org).await?;
             let own = tx.devices_of(org).await?;
             if let Some(known) = own.iter().find(|device| device.name == *name && device.public_key == *public_key) {
-                return Ok(Ok(known.clone()));
+                return Ok(Ok((true, known.clone())));
             }
             if own.len() >= MAX_DEVICES {
                 let text = format!("organization {org} has {MAX_DEVICES} devices already");
@@ -144,21 +144,23 @@ impl Control {
             };
             let new =
                 NewDevice { name: name.clone(), org: org.clone(), network, public_key: public_key.clone(), gateway };
-            tx.device_create(&new, now).await.map(Ok)
+            Ok::<_, StoreError>(Ok((false, tx.device_create(&new, now).await?)))
         });
-        let device = made.await.map_err(|error| match error.kind() {
+        let (was_there, device) = made.await.map_err(|error| match error.kind() {
             ErrorKind::Taken => ControlError::new(Kind::NameTaken, error.to_string()),
             _ => error.into(),
         })??;
         self.device_publish(&device).await?;
-        self.entrance(device)
+        let after = self.entrance(device)?;
+        Ok(Changed { before: was_there.then(|| after.clone()), after })
     }
 
-    /// Nothing of it is accepted any more, as soon as its gateway hears of it.
-    pub async fn device_remove(&self, org: &OrgSlug, name: &DeviceName) -> ControlResult<()> {
+    /// Nothing of it is accepted any more, as soon as its gateway hears of it. Says what it was.
+    pub async fn device_remove(&self, org: &OrgSlug, name: &DeviceName) -> ControlResult<WireGuardPeer> {
         let removed = self.store.write(|tx| async move { tx.device_remove(org, name).await });
         let removed = removed.await.map_err(|error| device_error(error, org, name))?;
-        self.device_publish(&removed).await
+        self.device_publish(&removed).await?;
+        Ok(self.shown_device(removed))
     }
 
     /// How a device does, as its gateway sees it.

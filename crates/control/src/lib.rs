@@ -7,6 +7,7 @@
 mod addresses;
 mod announcements;
 mod apps;
+mod audit;
 mod devices;
 mod directory;
 mod error;
@@ -36,6 +37,7 @@ use atoll_rpc::tls::LiveIdentity;
 use atoll_store::Store;
 
 pub use addresses::{AddressWish, Family, PoolUse};
+pub use audit::Changed;
 pub use directory::{Directory, KnownNode};
 pub use error::{ControlError, ControlResult, Kind};
 pub use images::{Freed, ResolvedImage};
@@ -73,6 +75,8 @@ pub struct Settings {
     pub advertised_rpc: String,
     /// How long records of what has ended are kept.
     pub retention: Duration,
+    /// How long it is kept who changed what.
+    pub audit_retention: Duration,
     /// Unix milliseconds; injected so that tests own the time.
     pub now_ms: fn() -> u64,
 }

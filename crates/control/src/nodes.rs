@@ -9,13 +9,13 @@ use atoll_rpc::join_token::JoinToken;
 use atoll_rpc::proto::control::{EnterNetworkRequest, JoinReply, JoinRequest};
 use atoll_store::{
     ErrorKind, MachineFilter, NewNode, NewToken, Node, NodeGateway, NodeMesh, NodeNetwork, NodeReport, NodeStatus,
-    TokenHash, TokenKind,
+    StoreError, TokenHash, TokenKind,
 };
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use crate::rows::node_row;
-use crate::{Control, ControlError, ControlResult, Kind};
+use crate::{Changed, Control, ControlError, ControlResult, Kind};
 
 /// A join token works this long.
 const JOIN_TOKEN_LIFE_MS: u64 = 15 * 60 * 1000;
@@ -221,40 +221,36 @@ impl Control {
             .collect())
     }
 
-    pub async fn node_set_state(&self, name: &NodeName, state: NodeStatus) -> ControlResult<Node> {
+    /// Says in which state the server was, and is.
+    pub async fn node_set_state(&self, name: &NodeName, state: NodeStatus) -> ControlResult<Changed<NodeStatus>> {
         if state.is_over() && *name == self.live.identity().node {
             return Err(ControlError::invalid(format!("{name} runs control: it cannot shut itself out")));
         }
-        let (wanted, now) = (name.clone(), self.now_ms());
-        let node = self
-            .store
-            .write(move |tx| {
-                let wanted = wanted.clone();
-                async move { tx.node_set_state(&wanted, state, now).await }
-            })
-            .await
-            .map_err(|error| node_error(error, name))?;
+        let now = self.now_ms();
+        let changed = self.store.write(|tx| async move {
+            let before = tx.node_fetch(name).await?.state;
+            Ok::<_, StoreError>((before, tx.node_set_state(name, state, now).await?))
+        });
+        let (before, node) = changed.await.map_err(|error| node_error(error, name))?;
         self.node_publish(&node).await?;
         tracing::info!(node = %name, %state, "a server's standing changed");
-        Ok(node)
+        Ok(Changed { before: Some(before), after: node.state })
     }
 
-    /// Gives up a server for good: its epoch is raised, which fences all it ever wrote.
-    pub async fn node_remove_lost(&self, name: &NodeName) -> ControlResult<usize> {
+    /// Gives up a server for good: its epoch is raised, which fences all it ever wrote. Says how many machines
+    /// it had, too.
+    pub async fn node_remove_lost(&self, name: &NodeName) -> ControlResult<(Changed<NodeStatus>, usize)> {
         if *name == self.live.identity().node {
             return Err(ControlError::invalid(format!("{name} runs control: it is not lost")));
         }
-        let (wanted, now) = (name.clone(), self.now_ms());
-        let (node, machines) = self
-            .store
-            .write(move |tx| {
-                let wanted = wanted.clone();
-                async move { tx.node_remove_lost(&wanted, now).await }
-            })
-            .await
-            .map_err(|error| node_error(error, name))?;
+        let now = self.now_ms();
+        let removed = self.store.write(|tx| async move {
+            let before = tx.node_fetch(name).await?.state;
+            Ok::<_, StoreError>((before, tx.node_remove_lost(name, now).await?))
+        });
+        let (before, (node, machines)) = removed.await.map_err(|error| node_error(error, name))?;
         self.node_publish(&node).await?;
-        Ok(machines.len())
+        Ok((Changed { before: Some(before), after: node.state }, machines.len()))
     }
 
     /// Whether a node that has the records of `epoch` was given up as lost, or as without records. One
@@ -329,7 +325,7 @@ fn check_clock(theirs_ms: u64, ours_ms: u64) -> ControlResult<()> {
     )))
 }
 
-fn node_error(error: atoll_store::StoreError, name: &NodeName) -> ControlError {
+fn node_error(error: StoreError, name: &NodeName) -> ControlError {
     match error.kind() {
         ErrorKind::NotFound => ControlError::not_found(format!("there is no server {name}")),
         ErrorKind::Invalid | ErrorKind::Conflict | ErrorKind::Taken => {

@@ -9,10 +9,10 @@ use atoll_model::policy::{NetworkLimits, NetworkPolicy};
 use atoll_rpc::contract::MachineView;
 use atoll_rpc::proto::worker as proto;
 use atoll_signals::with_causes;
-use atoll_store::{MachineRecord, MachineSpec, PolicyRecord, UnsettledPolicies};
+use atoll_store::{MachineRecord, MachineSpec, PolicyRecord, StoreError, UnsettledPolicies};
 
 use crate::machines::{encode, timed_short};
-use crate::{Control, ControlError, ControlResult};
+use crate::{Changed, Control, ControlError, ControlResult};
 
 /// Policies of an app; rules and ports of a policy.
 const MAX_POLICIES: usize = 100;
@@ -37,22 +37,28 @@ impl Control {
         app: &AppName,
         id: Option<String>,
         policy: NetworkPolicy,
-    ) -> ControlResult<PolicyRecord> {
+    ) -> ControlResult<Changed<PolicyRecord>> {
         check(&policy)?;
         if id.is_none() && self.policies(app).await?.len() >= MAX_POLICIES {
             return Err(ControlError::invalid(format!("an app has at most {MAX_POLICIES} network policies")));
         }
         let now = self.now_ms();
         let (id, policy) = (id.as_deref(), &policy);
-        let record = self.store.write(|tx| async move { tx.policy_put(app, id, policy, now).await }).await?;
+        let put = self.store.write(|tx| async move {
+            let before = tx.policy_list(app).await?.into_iter().find(|policy| Some(policy.id.as_str()) == id);
+            let after = tx.policy_put(app, id, policy, now).await?;
+            Ok::<_, StoreError>(Changed { before, after })
+        });
+        let put = put.await?;
         self.policies_settle(Some(app)).await;
-        Ok(record)
+        Ok(put)
     }
 
-    pub async fn policy_delete(&self, app: &AppName, id: &str) -> ControlResult<()> {
-        self.store.write(|tx| async move { tx.policy_delete(app, id).await }).await?;
+    /// Says which policy it was.
+    pub async fn policy_delete(&self, app: &AppName, id: &str) -> ControlResult<PolicyRecord> {
+        let deleted = self.store.write(|tx| async move { tx.policy_delete(app, id).await }).await?;
         self.policies_settle(Some(app)).await;
-        Ok(())
+        Ok(deleted)
     }
 
     /// Tells machines of unsettled apps, or of one of these, what they are held to. What fails is tried again

@@ -11,6 +11,8 @@ use atoll_store::{MachineFilter, PageRequest, Store, StoreError};
 use crate::Control;
 
 const EVERY: Duration = Duration::from_secs(3600);
+/// Far more than honest callers come to within the time that records are kept.
+const REFUSALS_KEPT: u32 = 100_000;
 /// Releases that an app may be returned to keep the secrets that they ran with.
 const RELEASES_KEPT: u32 = 50;
 
@@ -28,7 +30,8 @@ impl Control {
     /// Runs until the process ends.
     pub async fn prune_forever(self: Arc<Self>) {
         loop {
-            match prune(&self.store, self.settings.retention, self.now_ms()).await {
+            let (retention, audit) = (self.settings.retention, self.settings.audit_retention);
+            match prune(&self.store, retention, audit, self.now_ms()).await {
                 Ok(pruned) if pruned == Pruned::default() => {}
                 Ok(pruned) => tracing::info!(?pruned, "old records were forgotten"),
                 Err(error) => tracing::warn!(%error, ?error, "old records cannot be forgotten now"),
@@ -38,14 +41,16 @@ impl Control {
     }
 }
 
-/// Forgets what ended longer than `retention` before `now_ms`.
-pub async fn prune(store: &Store, retention: Duration, now_ms: u64) -> Result<Pruned, StoreError> {
-    let before = now_ms.saturating_sub(u64::try_from(retention.as_millis()).unwrap_or(u64::MAX));
+/// Forgets what ended longer than `retention` before `now_ms`, and who changed what longer than `audit`
+/// before.
+pub async fn prune(store: &Store, retention: Duration, audit: Duration, now_ms: u64) -> Result<Pruned, StoreError> {
+    let before = |age: Duration| now_ms.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    let (before, audit_before) = (before(retention), before(audit));
     let mut pruned = store
         .write(|tx| async move {
             Ok::<_, StoreError>(Pruned {
                 machines: tx.machine_prune(before).await?,
-                audit: tx.audit_prune(before).await?,
+                audit: tx.audit_prune(audit_before, REFUSALS_KEPT).await?,
                 tokens: tx.token_prune(before).await?,
                 hubs: tx.hub_prune(before).await?,
                 secrets: 0,
@@ -103,14 +108,15 @@ mod tests {
     use atoll_keyring::{FileKeys, Keyring};
     use atoll_model::{MachineConfig, MachineVersion};
     use atoll_store::{
-        DEFAULT_ORGANIZATION, Location, MachineSpec, NewApp, NewAuditEntry, NewMachine, NewToken, SecretChange,
-        TokenHash, TokenKind,
+        AuditCall, DEFAULT_ORGANIZATION, Location, MachineSpec, NewApp, NewMachine, NewToken, SecretChange, TokenHash,
+        TokenKind,
     };
 
     use super::*;
 
     const NOW: u64 = 1_800_000_000_000;
     const DAY: Duration = Duration::from_secs(86_400);
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
     async fn store(dir: &std::path::Path) -> (Store, AppName) {
         let store = Store::open(&Location::Sqlite(dir.join("control.db"))).await.unwrap();
@@ -179,24 +185,28 @@ mod tests {
             created_by: "tester".into(),
             expires_at_ms: Some(NOW),
         };
-        let entry = &NewAuditEntry {
+        let call = &AuditCall {
+            token: "id".into(),
             actor: "tester".into(),
-            action: "look".into(),
-            target: "web".into(),
-            outcome: "ok".into(),
-            detail: None,
+            role: TokenKind::Owner,
+            operation: "Apps_create".into(),
+            org: None,
+            app: Some("web".into()),
+            target: "app=web".into(),
         };
         let noted = store.write(|tx| async move {
             tx.token_create(&TokenHash([1; 32]), token, NOW).await?;
-            tx.audit_append(entry, NOW).await?;
+            tx.audit_begin(call, NOW).await?;
             tx.hub_heartbeat("hub", "192.0.2.1:4281", NOW).await
         });
         noted.await.unwrap();
 
         let after = |age: Duration| NOW + u64::try_from(age.as_millis()).unwrap();
-        assert_eq!(prune(&store, DAY, after(DAY)).await.unwrap(), Pruned::default(), "too early");
-        let pruned = prune(&store, DAY, after(DAY) + 1).await.unwrap();
-        assert_eq!(pruned, Pruned { machines: 1, audit: 1, tokens: 1, hubs: 1, secrets: 0 });
+        assert_eq!(prune(&store, DAY, YEAR, after(DAY)).await.unwrap(), Pruned::default(), "too early");
+        let pruned = prune(&store, DAY, YEAR, after(DAY) + 1).await.unwrap();
+        assert_eq!(pruned, Pruned { machines: 1, audit: 0, tokens: 1, hubs: 1, secrets: 0 });
+        assert_eq!(prune(&store, DAY, YEAR, after(YEAR)).await.unwrap().audit, 0, "too early");
+        assert_eq!(prune(&store, DAY, YEAR, after(YEAR) + 1).await.unwrap().audit, 1);
     }
 
     #[tokio::test]
@@ -208,9 +218,9 @@ mod tests {
             set_secret(&store, &keyring, &app, value).await;
         }
         let old = machine(&store, &app, 2).await;
-        assert_eq!(prune(&store, DAY, NOW).await.unwrap().secrets, 1, "only the first is needed by nobody");
+        assert_eq!(prune(&store, DAY, YEAR, NOW).await.unwrap().secrets, 1, "only the first is needed by nobody");
         destroy(&store, old).await;
-        assert_eq!(prune(&store, DAY, NOW).await.unwrap().secrets, 1);
-        assert_eq!(prune(&store, DAY, NOW).await.unwrap().secrets, 0, "the newest value stays");
+        assert_eq!(prune(&store, DAY, YEAR, NOW).await.unwrap().secrets, 1);
+        assert_eq!(prune(&store, DAY, YEAR, NOW).await.unwrap().secrets, 0, "the newest value stays");
     }
 }

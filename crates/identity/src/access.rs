@@ -1,14 +1,14 @@
 //! Who may do what: a pure table over a principal's kind and scope.
 
 use atoll_model::{AppName, OrgSlug};
-use atoll_store::{NewAuditEntry, Token, TokenKind};
+use atoll_store::{Token, TokenKind};
 
 /// Whoever a valid token speaks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Principal {
     pub token_id: String,
     pub kind: TokenKind,
-    /// The token's name, for people and the audit log.
+    /// The token's name, for people.
     pub name: String,
     /// `None`: every organization.
     pub org: Option<OrgSlug>,
@@ -86,17 +86,6 @@ impl Principal {
             Target::Platform | Target::Nodes => self.org.is_none() && self.app.is_none(),
             Target::Organization(org) => self.app.is_none() && in_org(org),
             Target::App { org, name } => in_org(org) && self.app.as_ref().is_none_or(|mine| mine == name),
-        }
-    }
-
-    /// An entry for the audit log; `outcome` is `ok` or why not.
-    pub fn audit_entry(&self, action: &str, target: Target<'_>, outcome: &str) -> NewAuditEntry {
-        NewAuditEntry {
-            actor: format!("{} ({})", self.name, self.token_id),
-            action: action.to_owned(),
-            target: target.to_string(),
-            outcome: outcome.to_owned(),
-            detail: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Bodies of Atoll's own API (`/api/v1`), shared by server and client. The Machines API (`/v1`) has
 //! its shapes from outside; these are ours. Fields are added, never reused.
 
+mod audit;
 mod devices;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use crate::machine::CheckResult;
 use crate::row::NodeState;
 use crate::{AppName, MachineId, MachineState, MachineVersion, NodeName, OrgSlug, RegionCode};
 
+pub use audit::*;
 pub use devices::*;
 
 /// An error as every route answers it. `error` is the text for people.

@@ -19,6 +19,11 @@ pub(crate) fn ordered_id(now_ms: u64) -> String {
     ulid::Ulid::from_parts(now_ms, rand::random()).to_string()
 }
 
+/// No [`ordered_id`] of this moment or later sorts before it.
+pub(crate) fn lowest_id(at_ms: u64) -> String {
+    ulid::Ulid::from_parts(at_ms, 0).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,5 +34,12 @@ mod tests {
         assert_eq!(id.len(), 16);
         assert!(id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()));
         assert_ne!(id, random_id());
+    }
+
+    #[test]
+    fn ordered_ids_lie_between_the_lowest_of_their_moments() {
+        let id = ordered_id(1_800_000_000_000);
+        assert!(lowest_id(1_800_000_000_000) <= id && id < lowest_id(1_800_000_000_001));
+        assert!(lowest_id(0) < id);
     }
 }

@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0007_mesh_rpc.sql"),
     include_str!("../migrations/0008_network_policies.sql"),
     include_str!("../migrations/0009_devices.sql"),
+    include_str!("../migrations/0010_audit.sql"),
 ];
 
 /// What this program's records look like.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use axum::Router;
 use axum::handler::Handler;
+use axum::http::Method;
 use axum::routing::{MethodFilter, on};
 use serde_json::{Map, Value, json};
 
@@ -16,6 +17,7 @@ pub use operation::Operation;
 pub use parts::{Answer, Described, Part};
 
 use crate::Api;
+use crate::audit::Operations;
 
 /// Routes and their descriptions, under construction.
 #[derive(Default)]
@@ -25,12 +27,13 @@ pub struct Routes {
 }
 
 struct Entry {
-    /// As the description spells it: `get`.
-    method: &'static str,
+    method: Method,
     path: String,
     id: &'static str,
     summary: &'static str,
     operation: Operation,
+    /// Whether each call leaves a record.
+    audited: bool,
 }
 
 macro_rules! methods {
@@ -41,7 +44,7 @@ macro_rules! methods {
             H: Handler<T, Api> + Described<T>,
             T: 'static,
         {
-            self.add(stringify!($name), MethodFilter::$filter, path, id, summary, handler)
+            self.add(Method::$filter, MethodFilter::$filter, path, id, summary, handler)
         }
     )*};
 }
@@ -51,7 +54,7 @@ impl Routes {
 
     fn add<H, T>(
         mut self,
-        method: &'static str,
+        method: Method,
         filter: MethodFilter,
         path: &str,
         id: &'static str,
@@ -64,7 +67,8 @@ impl Routes {
     {
         let mut operation = Operation::of_path(path);
         handler.describe(&mut operation);
-        self.entries.push(Entry { method, path: path.to_owned(), id, summary, operation });
+        let audited = method != Method::GET;
+        self.entries.push(Entry { method, path: path.to_owned(), id, summary, operation, audited });
         self.router = self.router.route(path, on(filter, handler));
         self
     }
@@ -77,6 +81,32 @@ impl Routes {
             }
         }
         self
+    }
+
+    /// Calls of the route added last leave a record although it is a GET.
+    pub fn audited(self) -> Self {
+        self.with_audit(true)
+    }
+
+    /// Calls of the route added last leave no record although they change something.
+    pub fn not_audited(self) -> Self {
+        self.with_audit(false)
+    }
+
+    fn with_audit(mut self, audited: bool) -> Self {
+        if let Some(entry) = self.entries.last_mut() {
+            entry.audited = audited;
+        }
+        self
+    }
+
+    /// Whose calls leave records.
+    pub fn audited_operations(&self) -> Operations {
+        let mut operations = Operations::default();
+        for entry in self.entries.iter().filter(|entry| entry.audited) {
+            operations.add(entry.method.clone(), &entry.path, entry.id);
+        }
+        operations
     }
 
     pub fn merge(mut self, other: Self) -> Self {
@@ -95,7 +125,8 @@ impl Routes {
         let mut schemas = BTreeMap::new();
         for entry in self.entries.iter().filter(|entry| entry.path.starts_with(prefix)) {
             let shown = entry.operation.document(entry.id, entry.summary);
-            paths.entry(&entry.path).or_default().insert(entry.method.to_owned(), shown);
+            let method = entry.method.as_str().to_ascii_lowercase();
+            paths.entry(&entry.path).or_default().insert(method, shown);
             schemas.extend(entry.operation.schemas().clone());
         }
         json!({
@@ -107,5 +138,24 @@ impl Routes {
                 "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A GET that changes nothing and a change that is recorded need no word; these do.
+    #[test]
+    fn every_change_is_recorded_but_for_those_named_here() {
+        let routes = crate::routes();
+        let named = |audited: bool, is_get: bool| -> Vec<&'static str> {
+            let fitting = |entry: &&Entry| entry.audited == audited && (entry.method == Method::GET) == is_get;
+            routes.entries.iter().filter(fitting).map(|entry| entry.id).collect()
+        };
+        // A lease is held for moments, changes nothing by itself, and is taken by programs around each change.
+        assert_eq!(named(false, false), ["Machines_create_lease", "Machines_release_lease"]);
+        // A shell.
+        assert_eq!(named(true, true), ["console"]);
     }
 }

@@ -54,6 +54,7 @@ pub async fn create(
         ..MachineCreate::default()
     };
     let seen = api.control.machine_create(&app.name, create).await?;
+    auth.on("machine", seen.view.id);
     let nonce = seen.view.lease.as_ref().map(|lease| lease.nonce.clone());
     Ok(Json(Machine::new(seen.view, HostStatus::Ok, Details::default()).with_nonce(nonce)))
 }

@@ -20,12 +20,9 @@ use crate::describe::{Operation, Part, Routes};
 use crate::error::ApiResult;
 
 pub fn routes() -> Routes {
-    Routes::default().get(
-        "/api/v1/apps/{app_name}/machines/{machine_id}/console",
-        "console",
-        "A terminal in a machine, over a WebSocket",
-        console,
-    )
+    let path = "/api/v1/apps/{app_name}/machines/{machine_id}/console";
+    // Whoever has a shell can change what is in the machine.
+    Routes::default().get(path, "console", "A terminal in a machine, over a WebSocket", console).audited()
 }
 
 /// The handshake has no more to say than its status.

@@ -46,6 +46,7 @@ async fn deploy(
 ) -> ApiResult<Accepted<DeployAccepted>> {
     let app = auth.app(&api, &app, Action::Change).await?;
     let accepted = api.deploys.start(&app.name, &request, &auth.name()).await?;
+    auth.on("release", accepted.release);
     Ok(Accepted(accepted))
 }
 
@@ -65,6 +66,7 @@ async fn scale(
         return Err(ApiError::invalid("counts is required"));
     }
     let accepted = api.deploys.scale(&app.name, &request, &auth.name()).await?;
+    auth.on("release", accepted.release);
     Ok(Accepted(accepted))
 }
 

@@ -62,6 +62,7 @@ async fn may(api: &Api, auth: &Auth, name: &str, action: Action) -> ApiResult<()
         name.parse().map_err(|error| ApiError::invalid(format!("image name {name:?}: {error}")))?;
     let app = reference.repository.app();
     let app: AppName = app.parse().map_err(|error| ApiError::invalid(format!("image name {name:?}: {error}")))?;
+    auth.on("image", name);
     auth.app(api, app.as_str(), action).await.map(drop)
 }
 

@@ -1,6 +1,7 @@
 //! `/api/v1`: what the Machines API does not have. Bodies are in `atoll_model::wire`.
 
 mod announcements;
+mod audit;
 mod console;
 mod deploys;
 mod images;
@@ -19,6 +20,7 @@ use crate::describe::Routes;
 pub fn routes() -> Routes {
     Routes::default()
         .merge(announcements::routes())
+        .merge(audit::routes())
         .merge(console::routes())
         .merge(deploys::routes())
         .merge(images::routes())

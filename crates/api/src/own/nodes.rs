@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use atoll_deploy::{Leaving, Outlook};
@@ -85,6 +86,7 @@ async fn token(
 ) -> ApiResult<Json<JoinTokenReply>> {
     auth.may(Action::Administer, Target::Nodes)?;
     let made = api.control.node_token_create(&auth.name(), body.region).await?;
+    auth.became(json!({"region": body.region, "expires_at_ms": made.expires_at_ms}));
     Ok(Json(JoinTokenReply {
         token: made.token.to_string(),
         expires_at_ms: made.expires_at_ms,
@@ -108,6 +110,11 @@ struct NodeChanged {
     machines_given_up: Option<usize>,
 }
 
+/// A server's state as the record of changes shows it.
+fn audited(state: &NodeStatus) -> Value {
+    json!({"state": state})
+}
+
 async fn change(
     State(api): State<Api>,
     auth: Auth,
@@ -121,7 +128,8 @@ async fn change(
         "undrain" => NodeStatus::Active,
         "revoke" => NodeStatus::Revoked,
         "remove" if body.lost => {
-            let machines = api.control.node_remove_lost(&node).await?;
+            let (state, machines) = api.control.node_remove_lost(&node).await?;
+            auth.changed(&state, audited);
             return Ok(Json(NodeChanged { ok: true, machines_given_up: Some(machines) }));
         }
         "remove" => {
@@ -129,6 +137,6 @@ async fn change(
         }
         _ => return Err(ApiError::not_found(format!("there is no {verb:?} for a server"))),
     };
-    api.control.node_set_state(&node, state).await?;
+    auth.changed(&api.control.node_set_state(&node, state).await?, audited);
     Ok(Json(NodeChanged { ok: true, machines_given_up: None }))
 }

@@ -3,11 +3,13 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use atoll_control::PoolUse;
 use atoll_identity::{Action, Target};
 use atoll_model::wire::{AddressPoolRequest, AddressPoolSummary};
+use atoll_store::AddressPool;
 
 use crate::Api;
 use crate::answer::NoContent;
@@ -29,6 +31,11 @@ fn shown(used: PoolUse) -> AddressPoolSummary {
     AddressPoolSummary { prefix: pool.prefix, shared: pool.shared, local: pool.host_routes, used, resting }
 }
 
+/// A pool as the record of changes shows it.
+fn audited(pool: &AddressPool) -> Value {
+    json!({"prefix": pool.prefix, "shared": pool.shared, "local": pool.host_routes})
+}
+
 async fn list(State(api): State<Api>, auth: Auth) -> ApiResult<Json<Vec<AddressPoolSummary>>> {
     auth.may(Action::Read, Target::Nodes)?;
     Ok(Json(api.control.address_pools().await?.into_iter().map(shown).collect()))
@@ -40,7 +47,9 @@ async fn add(
     Body(request): Body<AddressPoolRequest>,
 ) -> ApiResult<Json<AddressPoolSummary>> {
     auth.may(Action::Administer, Target::Nodes)?;
+    auth.on("pool", &request.prefix);
     let pool = api.control.address_pool_add(&request.prefix, request.shared, request.local).await?;
+    auth.became(audited(&pool));
     Ok(Json(shown(PoolUse { pool, used: 0, resting: 0 })))
 }
 
@@ -52,6 +61,7 @@ struct Named {
 
 async fn remove(State(api): State<Api>, auth: Auth, Params(query): Params<Named>) -> ApiResult<NoContent> {
     auth.may(Action::Administer, Target::Nodes)?;
-    api.control.address_pool_remove(&query.prefix).await?;
+    auth.on("pool", &query.prefix);
+    auth.was(audited(&api.control.address_pool_remove(&query.prefix).await?));
     Ok(NoContent)
 }

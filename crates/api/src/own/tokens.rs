@@ -2,10 +2,11 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use serde_json::{Value, json};
 
 use atoll_identity::{Action, Target, token_create};
 use atoll_model::wire::{TokenReply, TokenRequest};
-use atoll_store::{NewToken, Token, TokenKind};
+use atoll_store::{ErrorKind, NewToken, Token, TokenKind};
 
 use crate::Api;
 use crate::answer::NoContent;
@@ -18,15 +19,25 @@ pub fn routes() -> Routes {
     Routes::default()
         .get("/api/v1/tokens", "tokens", "The tokens that live, without their texts", list)
         .post("/api/v1/tokens", "token_create", "Make a token; its text is shown once", create)
-        .delete("/api/v1/tokens/{id}", "token_revoke", "Revoke a token", revoke)
+        .delete("/api/v1/tokens/{token_id}", "token_revoke", "Revoke a token", revoke)
 }
 
 fn reply(token: Token, text: Option<String>) -> TokenReply {
-    let role = match token.kind {
+    let role = role(token.kind);
+    TokenReply { id: token.id, token: text, name: token.name, role, expires_at_ms: token.expires_at_ms }
+}
+
+/// As our own API spells it.
+pub(super) fn role(kind: TokenKind) -> String {
+    match kind {
         TokenKind::ReadOnly => "read-only".to_owned(),
         kind => kind.to_string(),
-    };
-    TokenReply { id: token.id, token: text, name: token.name, role, expires_at_ms: token.expires_at_ms }
+    }
+}
+
+/// A token as the record of changes shows it.
+fn audited(token: &Token) -> Value {
+    json!({"name": token.name, "role": role(token.kind), "expires_at_ms": token.expires_at_ms})
 }
 
 async fn create(State(api): State<Api>, auth: Auth, Body(wanted): Body<TokenRequest>) -> ApiResult<Json<TokenReply>> {
@@ -48,6 +59,8 @@ async fn create(State(api): State<Api>, auth: Auth, Body(wanted): Body<TokenRequ
         expires_at_ms: wanted.expires_in.map(|seconds| now.saturating_add(seconds.saturating_mul(1000))),
     };
     let (text, token) = token_create(&api.control.store, &new, now).await?;
+    auth.on("token", &token.id);
+    auth.became(audited(&token));
     Ok(Json(reply(token, Some(text.reveal().to_owned()))))
 }
 
@@ -62,11 +75,10 @@ async fn list(State(api): State<Api>, auth: Auth) -> ApiResult<Json<Vec<TokenRep
 async fn revoke(State(api): State<Api>, auth: Auth, Path(id): Path<String>) -> ApiResult<NoContent> {
     auth.may(Action::Administer, Target::Nodes)?;
     let (id, now) = (&id, api.control.now_ms());
-    api.control.store.write(|tx| async move { tx.token_revoke(id, now).await }).await.map_err(|error| {
-        match error.kind() {
-            atoll_store::ErrorKind::NotFound => ApiError::not_found(format!("there is no token {id:?}")),
-            _ => error.into(),
-        }
-    })?;
+    let revoked = api.control.store.write(|tx| async move { tx.token_revoke(id, now).await }).await;
+    auth.was(audited(&revoked.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => ApiError::not_found(format!("there is no token {id:?}")),
+        _ => error.into(),
+    })?));
     Ok(NoContent)
 }

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use serde_json::{Value, json};
 
 use atoll_identity::{Action, Target};
 use atoll_model::wire::{
@@ -18,7 +19,7 @@ use crate::error::{ApiError, ApiResult};
 
 pub fn routes() -> Routes {
     let all = "/api/v1/orgs/{org_slug}/wireguard/peers";
-    let one = "/api/v1/orgs/{org_slug}/wireguard/peers/{name}";
+    let one = "/api/v1/orgs/{org_slug}/wireguard/peers/{peer_name}";
     Routes::default()
         .get("/api/v1/wireguard/gateways", "wireguard_gateways", "Servers at which users' devices enter", gateways)
         .get(all, "wireguard_peers", "Users' devices in an organization's private networks", list)
@@ -37,6 +38,13 @@ async fn list(State(api): State<Api>, auth: Auth, Path(org): Path<String>) -> Ap
     Ok(Json(api.control.devices(&org).await?))
 }
 
+/// A device as the record of changes shows it.
+fn audited(peer: &WireGuardPeer) -> Value {
+    json!({
+        "network": peer.network, "address": peer.address, "public_key": peer.public_key, "gateway": peer.gateway,
+    })
+}
+
 async fn create(
     State(api): State<Api>,
     auth: Auth,
@@ -44,7 +52,10 @@ async fn create(
     Body(wanted): Body<WireGuardPeerRequest>,
 ) -> ApiResult<Json<WireGuardEntrance>> {
     let org = auth.org(&org, Action::Change)?;
-    Ok(Json(api.control.device_create(&org, &wanted).await?))
+    auth.on("peer", &wanted.name);
+    let made = api.control.device_create(&org, &wanted).await?;
+    auth.changed(&made, |entrance| audited(&entrance.peer));
+    Ok(Json(made.after))
 }
 
 fn device(org: &OrgSlug, name: &str) -> ApiResult<DeviceName> {
@@ -62,6 +73,6 @@ async fn status(
 
 async fn remove(State(api): State<Api>, auth: Auth, Path((org, name)): Path<(String, String)>) -> ApiResult<NoContent> {
     let org = auth.org(&org, Action::Change)?;
-    api.control.device_remove(&org, &device(&org, &name)?).await?;
+    auth.was(audited(&api.control.device_remove(&org, &device(&org, &name)?).await?));
     Ok(NoContent)
 }

@@ -139,9 +139,14 @@ pub struct ControlOptions {
     #[arg(long, env = "ATOLL_APP_DOMAIN", default_value = "localhost")]
     pub app_domain: String,
 
-    /// Destroyed machines, audit entries and ended tokens are forgotten after so many days
+    /// Destroyed machines and ended tokens are forgotten after so many days
     #[arg(long, env = "ATOLL_RETENTION_DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     pub retention_days: u32,
+
+    /// Who changed what is forgotten after so many days
+    #[arg(long, env = "ATOLL_AUDIT_RETENTION_DAYS", default_value_t = 365,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub audit_retention_days: u32,
 
     // Not a knob for operators: it lets a test live through many renewals and a lapse.
     /// Life of servers' certificates, in seconds

@@ -7,11 +7,14 @@ use tokio::io::AsyncWriteExt;
 
 use atoll_client::{Client, ClientError};
 
+use super::audit::{self, AuditCommand};
 use crate::outcome::{CliResult, Outcome};
 use crate::{CliError, Printer};
 
 #[derive(Subcommand, Debug)]
 pub enum ControlCommand {
+    /// Show who changed what, newest first
+    Audit(AuditCommand),
     /// Write a consistent copy of control's records to a file
     Backup {
         /// Must not exist yet
@@ -33,8 +36,12 @@ pub enum ControlCommand {
 }
 
 pub async fn run(command: ControlCommand, client: &Client, printer: &Printer) -> CliResult {
-    let ControlCommand::Backup { file } = command else {
-        return Err(CliError::usage("a restore works on the server itself, not through its API"));
+    let file = match command {
+        ControlCommand::Audit(command) => return audit::run(command, client, printer).await,
+        ControlCommand::Backup { file } => file,
+        ControlCommand::Restore { .. } => {
+            return Err(CliError::usage("a restore works on the server itself, not through its API"));
+        }
     };
     if file.exists() {
         return Err(CliError::usage(format!("{} exists already", file.display())));

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod apps;
+mod audit;
 mod auth;
 mod console;
 pub mod control;
@@ -77,7 +78,7 @@ pub enum Command {
     /// Tokens for people and programs
     #[command(subcommand, visible_alias = "tokens")]
     Token(token::TokenCommand),
-    /// Back up and restore control's records
+    /// Control's records: who changed what, copies of them
     #[command(subcommand)]
     Control(control::ControlCommand),
     /// Log in to a platform

@@ -14,7 +14,7 @@ use atoll_store::{AddressKind, AddressPool, App, AppAddress, AppStatus, ErrorKin
 use ipnet::{IpNet, Ipv6Net};
 
 use crate::rows::app_row;
-use crate::{Control, ControlError, ControlResult, Kind};
+use crate::{Changed, Control, ControlError, ControlResult, Kind};
 use pools::{PoolRefused, lowest_free, new_pool};
 
 /// Far longer than names live in resolvers and than an edge that control hears may lag behind.
@@ -200,26 +200,23 @@ impl Control {
         Ok(added.await??)
     }
 
-    /// Takes a pool back that no app has an address of.
-    pub async fn address_pool_remove(&self, prefix: &str) -> ControlResult<()> {
+    /// Takes a pool back that no app has an address of; says what it was.
+    pub async fn address_pool_remove(&self, prefix: &str) -> ControlResult<AddressPool> {
         let net: IpNet =
             prefix.parse().map_err(|_| ControlError::not_found(format!("address pool {prefix:?} not found")))?;
         let (prefix, now) = (&net.to_string(), self.now_ms());
-        let in_use = self.store.write(|tx| async move {
+        let removed = self.store.write(|tx| async move {
             let held = Situation::read(&tx, now).await?.held;
             let in_use: BTreeSet<IpAddr> =
                 held.into_iter().map(|held| held.address).filter(|address| net.contains(address)).collect();
-            if in_use.is_empty() {
-                tx.address_pool_remove(prefix).await?;
-            }
-            Ok::<_, StoreError>(in_use.len())
+            Ok::<_, StoreError>(match in_use.len() {
+                0 => Ok(tx.address_pool_remove(prefix).await?),
+                count => Err(count),
+            })
         });
-        match in_use.await? {
-            0 => Ok(()),
-            count => {
-                Err(ControlError::new(Kind::Conflict, format!("{prefix} is in use: addresses that apps have: {count}")))
-            }
-        }
+        removed.await?.map_err(|count| {
+            ControlError::new(Kind::Conflict, format!("{prefix} is in use: addresses that apps have: {count}"))
+        })
     }
 }
 
@@ -235,7 +232,7 @@ impl Control {
     }
 
     /// Gives an app an address, the lowest free one; publishes it.
-    pub async fn address_allocate(&self, app: &App, wish: &AddressWish) -> ControlResult<AppAddress> {
+    pub async fn address_allocate(&self, app: &App, wish: &AddressWish) -> ControlResult<Changed<AppAddress>> {
         let wish = &self.look_up(app, wish).await?;
         let now = self.now_ms();
         let given = self.store.write(|tx| async move {
@@ -263,22 +260,24 @@ impl Control {
                 tx.address_bind(&new).await?;
             }
             let held = tx.addresses_of(&app.name).await?.into_iter().find(|held| held.address == address);
-            Ok::<_, StoreError>(Ok(held.unwrap_or(new)))
+            let after = held.unwrap_or(new);
+            Ok::<_, StoreError>(Ok(Changed { before: has_it.then(|| after.clone()), after }))
         });
         let given = given.await??;
         self.app_publish(&app.name).await?;
         Ok(given)
     }
 
-    /// Takes an address from an app. It leads nowhere from then on, and rests.
-    pub async fn address_release(&self, app: &AppName, address: IpAddr) -> ControlResult<()> {
+    /// Takes an address from an app; says what it was. It leads nowhere from then on, and rests.
+    pub async fn address_release(&self, app: &AppName, address: IpAddr) -> ControlResult<AppAddress> {
         let until = self.rests_until();
         let released = self.store.write(|tx| async move { tx.address_release(app, address, until).await }).await;
-        released.map_err(|error| match error.kind() {
+        let released = released.map_err(|error| match error.kind() {
             ErrorKind::NotFound => ControlError::not_found(format!("app {app} has no address {address}")),
             _ => error.into(),
         })?;
-        self.app_publish(app).await
+        self.app_publish(app).await?;
+        Ok(released)
     }
 
     /// Until when an address rests that is given back now, in Unix milliseconds.

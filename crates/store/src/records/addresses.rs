@@ -107,12 +107,12 @@ impl WriteTx {
         self.execute(sql, params![&new.prefix, kind.as_str(), new.host_routes, new.created_at_ms]).await.map(drop)
     }
 
-    /// Takes a pool out. Addresses that apps have of it are the caller's to look for.
-    pub async fn address_pool_remove(&self, prefix: &str) -> Result<(), StoreError> {
-        match self.execute("DELETE FROM address_pools WHERE prefix = $1", params![prefix]).await? {
-            0 => Err(StoreError::not_found("address pool", prefix)),
-            _ => Ok(()),
-        }
+    /// Takes a pool out; says what it was. Addresses that apps have of it are the caller's to look for.
+    pub async fn address_pool_remove(&self, prefix: &str) -> Result<AddressPool, StoreError> {
+        let found = self.row_opt("SELECT * FROM address_pools WHERE prefix = $1", params![prefix]).await?;
+        let removed = pool(&found.ok_or_else(|| StoreError::not_found("address pool", prefix))?)?;
+        self.execute("DELETE FROM address_pools WHERE prefix = $1", params![prefix]).await?;
+        Ok(removed)
     }
 
     /// Gives an address to an app.
@@ -151,17 +151,23 @@ impl WriteTx {
         .map(drop)
     }
 
-    /// Takes an address from an app. Unless others share it, nobody gets it before `rests_until_ms`.
-    pub async fn address_release(&self, app: &AppName, address: IpAddr, rests_until_ms: u64) -> Result<(), StoreError> {
+    /// Takes an address from an app; says what it was. Unless others share it, nobody gets it before
+    /// `rests_until_ms`.
+    pub async fn address_release(
+        &self,
+        app: &AppName,
+        address: IpAddr,
+        rests_until_ms: u64,
+    ) -> Result<AppAddress, StoreError> {
+        let held = self.addresses_of(app).await?.into_iter().find(|held| held.address == address);
+        let released = held.ok_or_else(|| StoreError::not_found("address", address))?;
         let app = self.app_fetch(app).await?;
         let sql = "INSERT INTO resting_addresses (address, rests_until)
                    SELECT address, $3 FROM app_addresses WHERE app = $1 AND address = $2 AND kind <> 'shared'";
         self.execute(sql, params![&app.id, address.to_string(), rests_until_ms]).await?;
         let sql = "DELETE FROM app_addresses WHERE app = $1 AND address = $2";
-        match self.execute(sql, params![&app.id, address.to_string()]).await? {
-            0 => Err(StoreError::not_found("address", address)),
-            _ => Ok(()),
-        }
+        self.execute(sql, params![&app.id, address.to_string()]).await?;
+        Ok(released)
     }
 
     /// Takes all its addresses from an app, as [`WriteTx::address_release`] takes one.

@@ -20,7 +20,7 @@ mod tokens;
 
 pub use addresses::{AddressKind, AddressPool, AppAddress};
 pub use apps::{App, AppStatus, NewApp};
-pub use audit::{AuditEntry, NewAuditEntry};
+pub use audit::{AuditCall, AuditChange, AuditEnd, AuditEntry, AuditFilter, AuditOutcome};
 pub use deploys::{Deploy, DeployEvent, DeployLease, DeployOutcome};
 pub use devices::{Device, NewDevice};
 pub use hubs::{EdgeLease, Hub};

@@ -73,15 +73,16 @@ impl WriteTx {
         Ok(PolicyRecord { id, policy: policy.clone() })
     }
 
-    pub async fn policy_delete(&self, app: &AppName, id: &str) -> Result<(), StoreError> {
+    /// Says which policy it was.
+    pub async fn policy_delete(&self, app: &AppName, id: &str) -> Result<PolicyRecord, StoreError> {
         self.policies_unsettle(app).await?;
+        let deleted = self.policy_list(app).await?.into_iter().find(|policy| policy.id == id);
+        let deleted = deleted.ok_or_else(|| StoreError::not_found("network policy", id))?;
         let app = self.app_fetch(app).await?.id;
-        let sql = "DELETE FROM network_policies WHERE app = $1 AND id = $2";
-        match self.execute(sql, params![app, id]).await? {
-            0 => Err(StoreError::not_found("network policy", id)),
-            _ => Ok(()),
-        }
+        self.execute("DELETE FROM network_policies WHERE app = $1 AND id = $2", params![app, id]).await?;
+        Ok(deleted)
     }
+
     /// Some of the app's machines may be held to something else than its policies.
     pub async fn policies_unsettle(&self, app: &AppName) -> Result<(), StoreError> {
         let app = self.app_fetch(app).await?.id;

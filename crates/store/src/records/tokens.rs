@@ -135,13 +135,11 @@ impl WriteTx {
         self.token_fetch(&id).await
     }
 
-    /// Ends a token at once; ending it twice is no error.
-    pub async fn token_revoke(&self, id: &str, now_ms: u64) -> Result<(), StoreError> {
+    /// Ends a token at once; ending it twice is no error. Says which it is.
+    pub async fn token_revoke(&self, id: &str, now_ms: u64) -> Result<Token, StoreError> {
         let sql = "UPDATE tokens SET revoked_at = COALESCE(revoked_at, $2) WHERE id = $1";
-        match self.execute(sql, params![id, now_ms]).await? {
-            0 => Err(StoreError::not_found("token", id)),
-            _ => Ok(()),
-        }
+        self.execute(sql, params![id, now_ms]).await?;
+        self.token_fetch(id).await
     }
 
     /// Forgets tokens that expired before `before_ms`.

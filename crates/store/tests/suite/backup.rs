@@ -23,8 +23,10 @@ pub async fn fill(store: &Store, keyring: &Keyring) {
             tx.scale_set(app, &Scale { process_group: "app".into(), region: parsed("ams"), count: 2 }).await?;
             tx.hub_heartbeat("hub", "192.0.2.1:4281", NOW).await?;
             tx.edge_lease(edge, "hub", NOW).await?;
-            let (actor, action, target, outcome) = ("t".into(), "a".into(), "x".into(), "ok".into());
-            tx.audit_append(&NewAuditEntry { actor, action, target, outcome, detail: None }, NOW).await
+            let id = tx.audit_begin(&call("Apps_create", "web"), NOW).await?;
+            let change = AuditChange { before: None, after: Some(json!({"name": "web"})) };
+            let end = AuditEnd { outcome: AuditOutcome::Done, error: None, change };
+            tx.audit_end(&id, &call("Apps_create", "web"), &end).await
         })
         .await
         .unwrap();

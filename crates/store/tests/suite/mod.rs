@@ -2,6 +2,7 @@
 
 mod addresses;
 mod apps;
+mod audit;
 mod backup;
 mod devices;
 mod machines;
@@ -23,6 +24,7 @@ use serde_json::json;
 
 pub use addresses::*;
 pub use apps::*;
+pub use audit::*;
 pub use backup::*;
 pub use devices::*;
 pub use machines::*;
@@ -62,7 +64,10 @@ macro_rules! every_case {
             old_keys_are_replaced_in_place
             policies_have_one_name_in_their_app
             tokens_end_when_revoked_or_expired
-            scales_hubs_settings_and_audit_are_kept
+            scales_hubs_and_settings_are_kept
+            a_record_is_begun_before_and_ended_after
+            records_are_found_by_time_app_organization_and_actor
+            refusals_do_not_fill_the_disk
             an_app_goes_with_all_it_had
             racing_writers_lose_nothing
             a_backup_is_refused_when_damaged_or_not_into_new_records

@@ -76,7 +76,8 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
             platform: node.platform.clone(),
             app_domain: options.app_domain.clone(),
             advertised_rpc: SocketAddr::new(advertised, options.rpc.port()).to_string(),
-            retention: Duration::from_secs(u64::from(options.retention_days) * 86_400),
+            retention: days(options.retention_days),
+            audit_retention: days(options.audit_retention_days),
             now_ms,
         },
         live: live.clone(),
@@ -158,6 +159,10 @@ async fn rows_epoch(store: &Store) -> anyhow::Result<u64> {
         None => Ok(1),
         Some(kept) => std::str::from_utf8(&kept)?.parse().context("the epoch of control's rows is damaged"),
     }
+}
+
+fn days(number: u32) -> Duration {
+    Duration::from_secs(u64::from(number) * 86_400)
 }
 
 fn now_ms() -> u64 {

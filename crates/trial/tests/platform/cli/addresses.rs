@@ -28,8 +28,49 @@ fn apps_get_addresses_of_the_operators_pools() {
         let removed = user.json(&["ips", "pool", "remove", "198.51.100.0/30"]).await?;
         ensure!(removed["removed"] == "198.51.100.0/30", "{removed}");
         user.fails(4, &["ips", "pool", "remove", "198.51.100.0/30"]).await?;
-        Ok(())
+        audited(user).await.context("audited")
     });
+}
+
+/// What was done above is on record: by whom, on what, with which end, as a diff.
+async fn audited(user: &User<'_>) -> anyhow::Result<()> {
+    let made = user.json(&["token", "create", "looker", "--role", "read-only"]).await?;
+    let looker = made["token"].as_str().context("the token is not shown")?;
+    let folder = user.folder();
+    let refused = user.platform.atoll_as(looker, folder, &["ips", "allocate-v4", "-a", "site"]).await?;
+    ensure!(refused.code == Some(3), "{refused:?}");
+    let hidden = user.platform.atoll_as(looker, folder, &["control", "audit"]).await?;
+    ensure!(hidden.code == Some(3) && hidden.stdout.is_empty(), "{hidden:?}");
+
+    let of_site = user.json(&["control", "audit", "-a", "site", "--since", "1h"]).await?;
+    let of_site = of_site.as_array().context("no list")?;
+    let (latest, first) = of_site.first().zip(of_site.last()).context("nothing is on record")?;
+    ensure!(latest["actor"]["name"] == "looker" && latest["actor"]["role"] == "read-only", "{latest}");
+    ensure!(latest["actor"]["token"] == made["id"], "{latest}");
+    ensure!(latest["outcome"] == "refused" && latest["error"] == "forbidden", "{latest}");
+    ensure!(first["operation"] == "Apps_create" && first["outcome"] == "done", "{first}");
+    ensure!(first["actor"]["name"] == "root" && first["org"] == "personal", "{first}");
+
+    let shown = user.ok(&["control", "audit", "-a", "site", "--limit", "1000"]).await?;
+    let mut after = shown.lines().skip_while(|line| !line.contains("app=site ip=198.51.100.1"));
+    // The newest first: a release that came too late, the release, the allocation.
+    for (what, end, diff) in [
+        ("App_IPAssignments_delete", "refused: not_found", &[][..]),
+        ("App_IPAssignments_delete", "done", &["- address: 198.51.100.1", "- kind: dedicated", "- local: true"]),
+        ("App_IPAssignments_create", "done", &["+ address: 198.51.100.1", "+ kind: dedicated", "+ local: true"]),
+    ] {
+        let row = after.by_ref().find(|line| line.contains("ip=198.51.100.1")).context("a row is missing")?;
+        ensure!(row.contains(what) && row.contains("root") && row.ends_with(end), "{what} {end}: {row}");
+        for line in diff {
+            ensure!(after.next().map(str::trim) == Some(line), "{line} does not follow {row} in {shown}");
+        }
+    }
+    let pools = user.json(&["control", "audit", "--actor", "root", "--limit", "2"]).await?;
+    ensure!(pools[1]["operation"] == "address_pool_remove" && pools[1]["error"] == "not_found", "{pools}");
+    ensure!(pools[1]["target"] == "pool=198.51.100.0/30", "{pools}");
+    let secrets = user.json(&["control", "audit", "--limit", "1000"]).await?;
+    ensure!(!secrets.to_string().contains(looker), "a token is on record");
+    user.fails(2, &["control", "audit", "--since", "soon"]).await.map(drop)
 }
 
 async fn pools(user: &User<'_>) -> anyhow::Result<()> {

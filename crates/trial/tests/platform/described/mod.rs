@@ -37,6 +37,7 @@ fn the_api_is_as_it_describes_itself() {
         api.get("/api/v1/announcements", 200).await?;
         api.get("/api/v1/mesh", 200).await?;
         api.get("/api/v1/control/backup", 200).await?;
+        api.get("/api/v1/audit?since=soon", 400).await?;
         api.send(Method::POST, "/api/v1/nodes/tokens", json!({}), 200).await?;
         let made = api.send(Method::POST, "/api/v1/tokens", json!({"name": "ci", "role": "read-only"}), 200).await?;
         api.get("/api/v1/tokens", 200).await?;
@@ -74,6 +75,8 @@ fn the_api_is_as_it_describes_itself() {
         api.delete(&format!("/api/v1/images?name={}", example_of("hello"))).await?;
         api.delete("/v1/apps/hello?force=true").await?;
         api.send(Method::POST, "/api/v1/images/gc", json!({}), 200).await?;
+
+        audit(&mut api).await?;
 
         let mut left = api.never_called();
         left.retain(|operation| !NOT_CALLED.contains(&operation.as_str()));
@@ -144,6 +147,40 @@ async fn devices(api: &mut Api) -> anyhow::Result<()> {
     api.get(&one, 200).await?;
     api.delete(&one).await?;
     api.get(&one, 404).await.map(drop)
+}
+
+/// What this trial did, in parts.
+async fn audit(api: &mut Api) -> anyhow::Result<()> {
+    let mut entries = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let part = api.get(&format!("/api/v1/audit?app=hello&limit=20{cursor}"), 200).await?;
+        entries.extend(part["entries"].as_array().into_iter().flatten().cloned());
+        let Some(next) = part["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    let of = |operation: &str| entries.iter().filter(|entry| entry["operation"] == operation).collect::<Vec<_>>();
+    for (operation, outcomes) in [
+        ("Apps_delete", &["done"][..]),
+        ("Apps_create", &["refused", "done"]),
+        ("App_IPAssignments_create", &["done", "refused", "done", "refused"]),
+        ("NetworkPolicies_put", &["done", "refused", "done"]),
+        ("Machines_exec", &["refused", "done"]),
+        ("Machines_create_lease", &[]),
+        ("deploy", &["done"]),
+    ] {
+        let found = of(operation);
+        let found: Vec<_> = found.iter().filter_map(|entry| entry["outcome"].as_str()).collect();
+        ensure!(found == outcomes, "{operation}: {found:?}");
+    }
+    let of_org = api.get("/api/v1/audit?org=personal&app=hello&limit=1", 200).await?;
+    ensure!(of_org["entries"][0] == entries[0], "{of_org}");
+    let set = of("Secrets_update");
+    ensure!(set.len() == 1 && set[0]["target"] == "app=hello secret=ONE secret=TWO", "{set:?}");
+    let policies = of("NetworkPolicies_put");
+    ensure!(policies[0]["before"]["rules"].as_array().is_some_and(|rules| rules.len() == 1), "{policies:?}");
+    ensure!(policies[0]["after"]["rules"] == json!([]), "{policies:?}");
+    Ok(())
 }
 
 /// A machine through all that can be asked of it.
