@@ -11,6 +11,7 @@ mod describe;
 mod documents;
 mod error;
 mod machines;
+mod origin;
 mod own;
 mod pages;
 mod platform;
@@ -31,6 +32,7 @@ use atoll_deploy::Deploys;
 
 use describe::Routes;
 pub use documents::{machines_document, own_document};
+pub use origin::Origin;
 
 /// What the routes work with.
 #[derive(Clone)]

@@ -1,5 +1,6 @@
 //! Apps: created, found, listed, deleted.
 
+use atoll_model::reserved::{API, api_host};
 use atoll_model::{AppName, MachineId, RegionCode, RowKey};
 use atoll_store::{App, AppStatus, ErrorKind, MachineFilter, MachineRecord, NewApp, PageRequest};
 
@@ -24,6 +25,11 @@ impl Control {
     }
 
     pub async fn app_create(&self, new: NewApp) -> ControlResult<App> {
+        if new.name.as_str() == API {
+            let host = api_host(&self.settings.app_domain);
+            let message = format!("Name has already been taken: {host} is the platform's own API");
+            return Err(ControlError::new(Kind::NameTaken, message));
+        }
         let now = self.now_ms();
         let name = new.name.clone();
         let created = self

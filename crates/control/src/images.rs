@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use atoll_images::task::blocking;
 use atoll_images::{
-    Digest, Image, ImageReference, ImportError, LayerError, NamedImage, StoreError, Tag, Target, UnpackLimits,
-    import_archive,
+    Digest, Image, ImageReference, ImportError, LayerError, NamedImage, RegistryHost, StoreError, Tag, Target,
+    UnpackLimits, import_archive,
 };
+use atoll_model::reserved::api_host;
 use atoll_signals::with_causes;
 use atoll_store::MachineFilter;
 
@@ -68,11 +69,16 @@ impl From<StoreError> for ControlError {
 }
 
 impl Control {
+    /// Whether a registry is this platform's, under the name by which users reach it at every edge.
+    fn is_own(&self, registry: &RegistryHost) -> bool {
+        registry.to_string() == api_host(&self.settings.app_domain)
+    }
+
     /// Finds what a name stands for now. Whoever got an answer keeps it: names move, digests do not.
     pub async fn image_resolve(&self, text: &str) -> ControlResult<ResolvedImage> {
         let reference: ImageReference =
             text.parse().map_err(|error| ControlError::invalid(format!("config.image {text:?}: {error}")))?;
-        if let Some(registry) = &reference.registry {
+        if let Some(registry) = reference.registry.as_ref().filter(|registry| !self.is_own(registry)) {
             // A user's reference must not make control talk to services of its own host.
             if registry.is_loopback() {
                 return Err(ControlError::invalid(format!(

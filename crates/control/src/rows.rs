@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use atoll_model::reserved::api_host;
 use atoll_model::row::{AppRow, CertificateRow, MeshEnd, NodeRow, NodeState};
 use atoll_model::{Row, RowKey, RowVersion};
 use atoll_store::{AddressKind, App, AppAddress, AppStatus, Node, NodeStatus, PageRequest};
@@ -115,6 +116,8 @@ impl Control {
         let domain = &self.settings.app_domain;
         self.publish_certificate(domain)?;
         self.publish_certificate(&format!("*.{domain}"))?;
+        // Of its own, for the reason below.
+        self.publish_certificate(&api_host(domain))?;
         for app in apps {
             self.publish_app_certificate(app)?;
         }

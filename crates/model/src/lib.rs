@@ -12,6 +12,7 @@ pub mod machine;
 pub mod policy;
 pub mod reach;
 pub mod region;
+pub mod reserved;
 pub mod row;
 pub mod service;
 pub mod wire;

@@ -63,6 +63,8 @@ pub struct Limits {
     pub attempts: u32,
     /// Idle connections kept to one machine by one core. Default 64.
     pub idle_connections_per_machine: usize,
+    /// Idle connections kept to control by one core, for the platform's API. Default 16.
+    pub idle_connections_to_control: usize,
     /// Concurrent streams of one HTTP/2 client connection. Default 256.
     pub h2_streams: u32,
     /// Concurrent streams of one connection between edges. Default 10,000.
@@ -78,6 +80,7 @@ impl Default for Limits {
             replay_bytes_total: 256 << 20,
             attempts: 90,
             idle_connections_per_machine: 64,
+            idle_connections_to_control: 16,
             h2_streams: 256,
             backhaul_streams: 10_000,
         }
@@ -118,6 +121,8 @@ pub struct Timeouts {
     pub wake_patience: Duration,
     /// How long an unused connection to a machine is kept. Default 4 s.
     pub pool_idle: Duration,
+    /// How long an unused connection to control is kept. Default 30 s.
+    pub api_idle: Duration,
     /// Connecting to another edge, handshake included. Default 3 s.
     pub backhaul_connect: Duration,
     /// How often a connection to another edge is checked for life. Default 500 ms.
@@ -148,6 +153,7 @@ impl Default for Timeouts {
             wake: Duration::from_secs(55),
             wake_patience: Duration::from_secs(10),
             pool_idle: Duration::from_secs(4),
+            api_idle: Duration::from_secs(30),
             backhaul_connect: Duration::from_secs(3),
             probe_interval: Duration::from_millis(500),
             unreachable_after: Duration::from_secs(2),

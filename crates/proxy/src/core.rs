@@ -12,7 +12,8 @@ use crate::body::ReplayBudget;
 use crate::config::EdgeConfig;
 use crate::counters::Counters;
 use crate::departure::Departure;
-use crate::node::{Machines, Pool};
+use crate::front::ApiPool;
+use crate::node::{Machines, Pool, PoolKey};
 use crate::surroundings::Surroundings;
 
 /// Shared by all cores.
@@ -44,6 +45,7 @@ pub(crate) struct Shutdown {
 /// One single-threaded runtime's own things.
 pub(crate) struct Core {
     pub edge: Arc<Edge>,
-    pub pool: Arc<Pool>,
+    pub pool: Arc<Pool<PoolKey>>,
+    pub api: Arc<ApiPool>,
     pub peers: Peers,
 }

@@ -86,6 +86,7 @@ pub fn start(config: EdgeConfig, surroundings: Surroundings, listeners: Listener
         let core = Arc::new(Core {
             edge: edge.clone(),
             pool: Pool::new(edge.config.limits.idle_connections_per_machine, edge.config.timeouts.pool_idle),
+            api: Pool::new(edge.config.limits.idle_connections_to_control, edge.config.timeouts.api_idle),
             peers: Peers::default(),
         });
         begin_core(&runtime, &core, &listeners, &certificates)?;
@@ -165,6 +166,7 @@ async fn keep_tidy(core: Arc<Core>) {
     loop {
         ticks.tick().await;
         core.pool.sweep(Instant::now());
+        core.api.sweep(Instant::now());
         let snapshot = core.edge.surroundings.routes.snapshot();
         core.peers.retain(|node| snapshot.node(node).is_some_and(|row| row.state != NodeState::Revoked));
         core.peers.warm(&core.edge).await;

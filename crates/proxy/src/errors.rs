@@ -2,8 +2,9 @@
 //! are those that users know from their platform's logs (`PR03`: no machine took the request).
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
+use serde_json::json;
 
 use crate::headers::HostError;
 use crate::select::{Refusal, Unusable};
@@ -22,11 +23,24 @@ pub(crate) struct Failure {
     pub code: &'static str,
     /// One sentence for the client; names no address and no node.
     pub text: String,
+    form: Form,
 }
+
+/// Who reads it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Form {
+    /// Users of apps.
+    Text,
+    /// Clients of the platform's API: JSON as its own errors are, and after how many seconds to try again.
+    Api { retry_after: Option<u16> },
+}
+
+/// Seconds until control is usually back.
+const CONTROL_BACK: u16 = 2;
 
 impl Failure {
     fn new(status: StatusCode, code: &'static str, text: impl Into<String>) -> Self {
-        Self { status, code, text: text.into() }
+        Self { status, code, text: text.into(), form: Form::Text }
     }
 
     pub fn unknown_host() -> Self {
@@ -72,6 +86,29 @@ impl Failure {
         }
     }
 
+    fn of_api(status: StatusCode, code: &'static str, text: &str, retry_after: Option<u16>) -> Self {
+        Self { form: Form::Api { retry_after }, ..Self::new(status, code, text) }
+    }
+
+    /// Whoever sent a token has shown it to the network: a redirect would hide that.
+    pub fn api_without_tls() -> Self {
+        Self::of_api(StatusCode::FORBIDDEN, "PU04", "the API is served over HTTPS alone", None)
+    }
+
+    /// No byte of the request has reached control.
+    pub fn control_unreachable() -> Self {
+        let text = "the platform's control process cannot be reached from here at the moment; nothing was done. \
+                    Apps go on being served; try again shortly";
+        Self::of_api(StatusCode::SERVICE_UNAVAILABLE, Cause::PeerUnreachable.code(), text, Some(CONTROL_BACK))
+    }
+
+    /// The request may have reached control, and may not be repeated.
+    pub fn control_broke_off() -> Self {
+        let text = "the platform's control process broke off before it answered; look whether it was done \
+                    before you try again";
+        Self::of_api(StatusCode::BAD_GATEWAY, Cause::Broken.code(), text, None)
+    }
+
     pub fn body_stalled() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "PU02", "the request's body did not come in time")
     }
@@ -92,11 +129,18 @@ impl Failure {
     }
 
     pub fn response(&self) -> Response<Bytes> {
-        let mut response = Response::new(Bytes::from(format!("{}: {}\n", self.code, self.text)));
+        let (content, kind, retry_after) = match self.form {
+            Form::Text => (format!("{}: {}\n", self.code, self.text), "text/plain; charset=utf-8", None),
+            Form::Api { retry_after } => (json!({"error": self.text}).to_string(), "application/json", retry_after),
+        };
+        let mut response = Response::new(Bytes::from(content));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(ATOLL_ERROR, HeaderValue::from_static(self.code));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        if let Some(seconds) = retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     }
 }

@@ -2,6 +2,7 @@
 //! RPC: it sees the catalogue, the worker of its own node and the platform's identities only through
 //! these traits.
 
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use atoll_catalogue::Snapshot;
 use atoll_catalogue::watch::ReplicaHandle;
 use atoll_model::{AppName, MachineId, MachineVersion, NodeName, RegionCode};
 use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 /// Everything an edge needs from outside.
@@ -25,6 +27,8 @@ pub struct Surroundings {
     pub access_log: Arc<dyn AccessLog>,
     /// A Unix socket that takes WebSockets of users' devices; `None`: this server lets none in.
     pub devices: Option<PathBuf>,
+    /// `None`: this edge takes no requests for the platform's API.
+    pub api: Option<Arc<dyn PlatformApi>>,
 }
 
 /// The replicated catalogue.
@@ -140,6 +144,19 @@ pub trait BackhaulTls: Send + Sync + 'static {
     /// Whose certificate this is; `None` when it is no node of the platform.
     fn identify(&self, chain: &[CertificateDer<'_>]) -> Option<NodeName>;
 }
+
+/// The way to the platform's own API.
+#[async_trait]
+pub trait PlatformApi: Send + Sync + 'static {
+    /// A new connection that takes HTTP/1.1 requests, and on which this edge has proven itself: what it says of
+    /// clients in headers is believed. Must not wait for longer than a user would.
+    async fn connect(&self) -> io::Result<Box<dyn ByteStream>>;
+}
+
+/// What a connection can do.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
 /// Takes one entry for each finished request. Must not block.
 pub trait AccessLog: Send + Sync + 'static {

@@ -1,11 +1,13 @@
 //! Connecting to peers: a gRPC channel over TLS that proves whom it reached, and plain channels over
 //! the unix sockets of the same node.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -13,7 +15,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::identity::Expected;
 use crate::stream::PeerStream;
-use crate::tls::{IdentityError, LiveIdentity, joining_config};
+use crate::tls::{ALPN_H2, IdentityError, LiveIdentity, joining_config};
+use crate::trust::Trust;
 
 /// TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,8 +31,8 @@ fn endpoint() -> Endpoint {
         .initial_connection_window_size(4 << 20)
 }
 
-fn timed_out(address: &str) -> std::io::Error {
-    std::io::Error::new(std::io::ErrorKind::TimedOut, format!("{address} did not answer within {CONNECT_TIMEOUT:?}"))
+fn timed_out(address: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("{address} did not answer within {CONNECT_TIMEOUT:?}"))
 }
 
 /// The name in the TLS handshake is not used: identities are, see [`Expected`].
@@ -44,23 +47,56 @@ pub fn connect(
     address: impl Into<String>,
     expected: Expected,
 ) -> Result<Channel, IdentityError> {
-    let address = address.into();
-    let tls = TlsConnector::from(live.client_config(expected)?);
-    let trust = live.trust().clone();
+    let dialer = Dialer::new(live, address, expected, ALPN_H2)?;
     let connector = tower::service_fn(move |_: Uri| {
-        let (address, tls, trust) = (address.clone(), tls.clone(), trust.clone());
-        async move {
-            let connecting = async {
-                let tcp = TcpStream::connect(&address).await?;
-                tcp.set_nodelay(true)?;
-                let stream = tls.connect(unused_name(), tcp).await?;
-                PeerStream::new(stream.into(), &trust)
-            };
-            let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| timed_out(&address))??;
-            Ok::<_, std::io::Error>(TokioIo::new(stream))
-        }
+        let dialer = dialer.clone();
+        async move { dialer.dial().await.map(TokioIo::new) }
     });
     Ok(endpoint().connect_with_connector_lazy(connector))
+}
+
+/// Opens connections to one address that speak one protocol.
+#[derive(Clone)]
+pub struct Dialer {
+    address: String,
+    tls: TlsConnector,
+    protocol: &'static [u8],
+    trust: Arc<Trust>,
+}
+
+impl Dialer {
+    /// For `address` (host:port) and a protocol by its ALPN.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up.
+    pub fn new(
+        live: &Arc<LiveIdentity>,
+        address: impl Into<String>,
+        expected: Expected,
+        protocol: &'static [u8],
+    ) -> Result<Self, IdentityError> {
+        let mut tls = ClientConfig::clone(live.client_config(expected)?.as_ref());
+        tls.alpn_protocols = vec![protocol.to_vec()];
+        let tls = TlsConnector::from(Arc::new(tls));
+        Ok(Self { address: address.into(), tls, protocol, trust: live.trust().clone() })
+    }
+
+    /// A new connection, on which both sides have proven who they are.
+    ///
+    /// # Errors
+    /// If nobody answers in time, or somebody else, or one who does not speak the protocol.
+    pub async fn dial(&self) -> io::Result<PeerStream> {
+        let dialing = async {
+            let tcp = TcpStream::connect(&self.address).await?;
+            tcp.set_nodelay(true)?;
+            let stream = PeerStream::new(self.tls.connect(unused_name(), tcp).await?.into(), &self.trust)?;
+            match stream.protocol() == Some(self.protocol) {
+                true => Ok(stream),
+                false => Err(io::Error::new(io::ErrorKind::Unsupported, "the peer does not speak the protocol")),
+            }
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, dialing).await.map_err(|_| timed_out(&self.address))?
+    }
 }
 
 /// A channel for joining: trusts only the platform whose root has this fingerprint.

@@ -50,6 +50,11 @@ impl PeerStream {
         &self.peer
     }
 
+    /// What both sides agreed to speak in the handshake, if they did.
+    pub fn protocol(&self) -> Option<&[u8]> {
+        self.tls.get_ref().1.alpn_protocol()
+    }
+
     fn check_revoked(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let revoked = self.revoked.as_mut().is_some_and(|revoked| revoked.as_mut().poll(context).is_ready());
         if revoked { Err(revoked_error()) } else { Ok(()) }

@@ -19,6 +19,8 @@ use crate::trust::{ClientCheck, PinnedCheck, ServerCheck, Trust, identity_of};
 
 /// ALPN of all node-to-node traffic.
 pub const ALPN_H2: &[u8] = b"h2";
+/// ALPN of requests to control's API that an edge hands on: HTTP/1.1, each on a connection of its own while it lasts.
+pub const ALPN_API: &[u8] = b"atoll-api/1";
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {

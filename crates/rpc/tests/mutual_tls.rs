@@ -9,15 +9,15 @@ use tokio::net::TcpListener;
 use tonic::{Request, Response, Status};
 
 use atoll_rpc::ca::{Authority, signing_request};
-use atoll_rpc::channel::{connect, connect_to_join};
+use atoll_rpc::channel::{Dialer, connect, connect_to_join};
 use atoll_rpc::identity::{Expected, Identity, Role};
 use atoll_rpc::proto::control::nodes_client::NodesClient;
 use atoll_rpc::proto::control::nodes_server::{Nodes, NodesServer};
 use atoll_rpc::proto::control::{
     BlobChunk, BlobRequest, EnterNetworkReply, EnterNetworkRequest, RenewReply, RenewRequest,
 };
-use atoll_rpc::server::{accept, require_role};
-use atoll_rpc::tls::{IdentityMaterial, LiveIdentity};
+use atoll_rpc::server::{accept, accept_apart, require_role};
+use atoll_rpc::tls::{ALPN_API, IdentityMaterial, LiveIdentity};
 
 const HOUR: u64 = 3600;
 
@@ -95,6 +95,29 @@ async fn a_node_is_known_by_its_identity() {
     let address = serve(&world.live(Role::Control, "ams1"), false).await;
     let identity = call(&world.live(Role::Worker, "nrt1"), address, CONTROL).await.unwrap();
     assert_eq!(identity, "spiffe://0a/worker/nrt1");
+}
+
+#[tokio::test]
+async fn requests_that_edges_hand_on_come_through_the_same_socket_apart() {
+    let world = World::new("0a");
+    let control = world.live(Role::Control, "ams1");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = control.server_config(true).unwrap();
+    let (others, mut apart) = accept_apart(listener, &tls, control.trust().clone(), ALPN_API);
+    let server = tonic::transport::Server::builder().add_service(NodesServer::new(Echo));
+    tokio::spawn(server.serve_with_incoming(others));
+
+    let edge = world.live(Role::Edge, "nrt1");
+    let dialer = Dialer::new(&edge, address.to_string(), CONTROL, ALPN_API).unwrap();
+    dialer.dial().await.unwrap();
+    let taken = apart.recv().await.unwrap();
+    assert_eq!(taken.peer().identity.as_ref(), Some(edge.identity()));
+    assert_eq!(call(&edge, address, CONTROL).await.unwrap(), "spiffe://0a/edge/nrt1");
+
+    let elsewhere = serve(&control, true).await;
+    let dialer = Dialer::new(&edge, elsewhere.to_string(), CONTROL, ALPN_API).unwrap();
+    assert!(dialer.dial().await.is_err(), "who does not speak it is not spoken to");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use clap::Args;
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
+use atoll_model::reserved::api_host;
 use atoll_net::Place;
 use atoll_rpc::files::write_durably;
 
@@ -204,6 +205,7 @@ fn announce(ready: &Ready, ready_file: Option<&std::path::Path>) {
     }
     println!("  edge   http://{}  https://{}", ready.http, ready.https);
     println!("  apps   http://<app>.{}", ready.app_domain);
+    println!("  API    https://{}, at every edge", api_host(&ready.app_domain));
     println!("  CA     {}", ready.ca);
     if let Some(token) = &ready.token_file {
         println!("  token  {token}");

@@ -169,7 +169,7 @@ async fn show(client: &Client, printer: &Printer, app: &str, release: u64) -> Cl
         match watch_once(client, app, release, &mut after, &mut view).await {
             Ok(Some(outcome)) => return Ok(outcome),
             Ok(None) => failures = 0,
-            Err(error @ ClientError::Answer { .. }) => return Err(error.into()),
+            Err(error @ ClientError::Answer { .. }) if error.kind() != Kind::Unavailable => return Err(error.into()),
             Err(error) if failures >= 20 => return Err(error.into()),
             Err(_) => failures += 1,
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use atoll_client::{Client, ClientError, LogQuery};
+use atoll_client::{Client, ClientError, Kind, LogQuery};
 
 use crate::Printer;
 use crate::outcome::{CliResult, Outcome};
@@ -46,8 +46,8 @@ pub async fn run(command: LogsCommand, client: &Client, printer: &Printer) -> Cl
         match show(&app, &query, &mut newest_ms, client, printer).await {
             Ok(()) if !query.follow => return Ok(Outcome::Done),
             Ok(()) => failures = 0,
-            // Whoever follows goes on over a restart of the server.
-            Err(ClientError::Connect { .. } | ClientError::Broken(_)) if query.follow && failures < FAILURES_MAX => {
+            // Whoever follows goes on over a restart of the server, also where an edge tells of it.
+            Err(error) if error.kind() == Kind::Unavailable && query.follow && failures < FAILURES_MAX => {
                 failures += 1;
             }
             Err(error) => return Err(error.into()),

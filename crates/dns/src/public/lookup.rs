@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use atoll_model::address::network_of;
+use atoll_model::reserved::API;
 use atoll_model::row::AppRow;
 
 use super::edges::Family;
@@ -95,6 +96,10 @@ pub(super) fn lookup(view: &View, zone: &Zone, name: &Name, asker: Asker) -> Opt
         }
         return Some(node);
     }
+    if zone.kind == Kind::AppDomain && within == API {
+        entrances(view, std::iter::empty(), asker, &mut node);
+        return Some(node);
+    }
     if zone.kind == Kind::AppDomain
         && let Some(app) = view.catalogue.app_named(&within)
     {
@@ -127,16 +132,21 @@ fn apex(zone: &Zone, node: &mut Node) {
     }
 }
 
-/// Where users enter an app: at its own addresses, else at those that all apps share, else at edges.
+/// Where users enter an app.
 fn addresses(view: &View, app: &AppRow, asker: Asker, node: &mut Node) {
     let is_public = |address: &&IpAddr| match address {
         IpAddr::V4(_) => true,
         IpAddr::V6(address) => network_of(*address).is_none(),
     };
+    let own = app.addresses.iter().filter(is_public).chain(&app.shared_addresses);
+    entrances(view, own, asker, node);
+}
+
+/// Where users enter: at their own addresses, else at those that all share, else at edges.
+fn entrances<'v>(view: &View, own: impl Iterator<Item = &'v IpAddr> + Clone, asker: Asker, node: &mut Node) {
     for family in [Family::V4, Family::V6] {
         let before = node.records.len();
-        let own = app.addresses.iter().filter(is_public).chain(&app.shared_addresses);
-        for address in own.filter(|address| family.has(address)) {
+        for address in own.clone().filter(|address| family.has(address)) {
             node.address(ADDRESS_TTL, *address);
         }
         if node.records.len() > before {

@@ -180,6 +180,22 @@ fn an_app_is_given_its_own_addresses_else_shared_ones_else_edges() {
 }
 
 #[test]
+fn the_api_is_entered_like_an_app_and_no_app_takes_its_name() {
+    let mut view = view(&[], &[], NodeState::Active);
+    let rows = [app("api", &[], &["192.0.2.66"]), node("ams1", NodeState::Active, &["192.0.2.1", "2001:db8::1"])];
+    view.catalogue = Snapshot::from_rows(rows);
+    let edges = Public::new(zones(false), view);
+    assert_eq!(at(&edges, "api.apps.example", Type::A), ["192.0.2.1"]);
+    assert_eq!(at(&edges, "API.apps.example", Type::AAAA), ["2001:db8::1"]);
+    let far = Ask { name: "api.apps.example", kind: Type::A, from: "198.51.100.9", options: None }.of(&public(false));
+    assert_eq!(addresses(&far), ["192.0.2.11", "192.0.2.12"]);
+    let anycast = Public::new(zones(false), super::tests::view(&["192.0.2.100"], &[], NodeState::Active));
+    assert_eq!(at(&anycast, "api.apps.example", Type::A), ["192.0.2.100"]);
+    let last = Public::new(zones(false), super::tests::view(&[], &["nrt1", "nrt2", "ord1"], NodeState::Draining));
+    assert_eq!(at(&last, "api.apps.example", Type::A), ["192.0.2.1"], "never empty while an edge lives");
+}
+
+#[test]
 fn users_are_sent_to_the_edges_near_them() {
     let public = public(false);
     let from = |from: &str, options: Option<(&[u8], u8)>| {

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use atoll_model::reserved::API;
+
 use super::lookup::{Asker, Data, Node, Record, lookup};
 use super::sign::nsec;
 use super::zone::{Kind, MINIMUM, View, Zone};
@@ -34,6 +36,9 @@ fn nodes(view: &View, zone: &Zone) -> Vec<(Name, Node)> {
         }
     };
     zone.servers.iter().for_each(|server| add(server.name));
+    if zone.kind == Kind::AppDomain {
+        zone.origin.child(API.as_bytes()).into_iter().for_each(&mut add);
+    }
     for app in view.catalogue.apps() {
         if zone.kind == Kind::AppDomain {
             zone.origin.child(app.name.as_str().as_bytes()).into_iter().for_each(&mut add);

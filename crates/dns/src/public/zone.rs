@@ -122,7 +122,8 @@ pub struct View {
     pub(super) catalogue: Snapshot,
     pub(super) challenges: Arc<Challenges>,
     pub(super) places: Arc<Places>,
-    /// Anycast addresses through which every app is entered; where there are none, edges' own are given.
+    /// Anycast addresses through which the API and every app are entered; where there are none, edges' own are
+    /// given.
     pub(super) shared: Arc<[IpAddr]>,
     pub(super) edges: Arc<Edges>,
 }

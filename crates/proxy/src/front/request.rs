@@ -9,17 +9,21 @@ use std::time::{Instant, SystemTime};
 use atoll_catalogue::Snapshot;
 use atoll_model::AppName;
 use atoll_model::address::{NetworkId, network_of};
+use atoll_model::reserved::{API, below_app_domain};
 use atoll_model::row::MachineRow;
 use atoll_model::service::{Handler, HttpOptions, Port};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use super::devices;
 use super::journey::Journey;
 use super::pace::Pace;
+use super::platform_api;
 use super::search::{Destination, Found};
 use super::tunnel;
 use crate::body::{AtEnd, ClientBody, Recording};
@@ -97,7 +101,7 @@ struct Routed {
 async fn route(
     core: &Arc<Core>,
     entrance: &Entrance,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
     request_id: &HeaderValue,
     record: &mut Record,
     began: Instant,
@@ -109,16 +113,22 @@ async fn route(
         return Err(Failure::bad_host(error));
     }
     let snapshot = edge.surroundings.routes.snapshot();
-    let app = match (
-        find_app(edge, &snapshot, entrance, host.as_deref().map_err(|error| *error)),
-        &edge.surroundings.devices,
-    ) {
-        (Err(_), Some(socket)) if devices::is_meant(entrance, &request, host.as_deref().ok()) => {
+    let app = match find_app(edge, &snapshot, entrance, host.as_deref().map_err(|error| *error)) {
+        Ok(app) => app,
+        Err(failure) => {
             drop(snapshot);
-            let response = devices::hand_over(edge, socket, request, record).await?;
+            let host = host.as_deref().ok();
+            let response = match &edge.surroundings.devices {
+                _ if platform_api::is_meant(edge, entrance, host) => {
+                    platform_api::hand_over(core, entrance, request, request_id, record).await?
+                }
+                Some(socket) if devices::is_meant(entrance, &request, host) => {
+                    devices::hand_over(edge, socket, request, record).await?
+                }
+                _ => return Err(failure),
+            };
             return Ok(Routed { response, options: None });
         }
-        (found, _) => found?,
     };
     record.entry.app = Some(app.clone());
     let port = find_port(&snapshot, &app, entrance.external_port)
@@ -131,30 +141,17 @@ async fn route(
     let options = port.http_options.clone();
     // Not held while the request is under way: it may take hours.
     drop(snapshot);
-    check_supported(&request)?;
-
-    let client_upgrade = hyper::upgrade::on(&mut request);
-    let (mut parts, body) = request.into_parts();
-    let upgrade = headers::wanted_upgrade(parts.version, &parts.headers);
-    adopt_authority(&mut parts.headers, &parts.uri);
-    headers::strip_hop_by_hop(&mut parts.headers);
-    headers::strip_platform(&mut parts.headers);
-    let steering = Steering::take(&mut parts.headers);
-    headers::add_request_facts(&mut parts.headers, parts.version, &entrance.facts(), edge.config.region, request_id);
-    let body = (!body.is_end_stream()).then(|| {
-        let patience = edge.config.timeouts.body_read;
-        Recording::new(body, edge.config.limits.replay_bytes, edge.replay.clone(), patience)
-    });
-    if let Some(body) = &body {
-        record.request_bytes = body.passed();
-    }
+    let kept = edge.config.limits.replay_bytes;
+    let mut inbound = Inbound::take(edge, entrance, request, kept, request_id, record)?;
+    let steering = Steering::take(&mut inbound.headers);
+    let client_upgrade = inbound.client_upgrade;
     let journey = Journey {
         to: Destination { app, port: entrance.external_port, steering, began },
-        method: parts.method,
-        uri: origin_form(parts.uri),
-        headers: parts.headers,
-        body,
-        upgrade,
+        method: inbound.method,
+        uri: inbound.uri,
+        headers: inbound.headers,
+        body: inbound.body,
+        upgrade: inbound.upgrade,
     };
     let Found { result, machine, attempts } = journey.run(core).await;
     record.arrived(machine.as_deref(), attempts);
@@ -163,6 +160,47 @@ async fn route(
         Answer::Tunnel(tunnel) => tunnel::begin(edge, tunnel, client_upgrade, journey.upgrade, record.take()),
     };
     Ok(Routed { response, options })
+}
+
+/// A client's request, taken apart: ready to be sent on, with what the edge knows of its client and without
+/// what only the platform may say.
+pub(super) struct Inbound {
+    pub method: Method,
+    /// Path and query only.
+    pub uri: Uri,
+    pub headers: HeaderMap,
+    /// `None`: the request has no body.
+    pub body: Option<Recording<Incoming>>,
+    /// The protocol to switch to.
+    pub upgrade: Option<HeaderValue>,
+    pub client_upgrade: OnUpgrade,
+}
+
+impl Inbound {
+    /// Refuses what no machine is sent. `kept`: bytes of the body that are kept for sending it again.
+    pub fn take(
+        edge: &Edge,
+        entrance: &Entrance,
+        mut request: Request<Incoming>,
+        kept: usize,
+        request_id: &HeaderValue,
+        record: &mut Record,
+    ) -> Result<Self, Failure> {
+        check_supported(&request)?;
+        let client_upgrade = hyper::upgrade::on(&mut request);
+        let (Parts { method, uri, version, mut headers, .. }, body) = request.into_parts();
+        let upgrade = headers::wanted_upgrade(version, &headers);
+        adopt_authority(&mut headers, &uri);
+        headers::strip_hop_by_hop(&mut headers);
+        headers::strip_platform(&mut headers);
+        headers::add_request_facts(&mut headers, version, &entrance.facts(), edge.config.region, request_id);
+        let body = (!body.is_end_stream())
+            .then(|| Recording::new(body, kept, edge.replay.clone(), edge.config.timeouts.body_read));
+        if let Some(body) = &body {
+            record.request_bytes = body.passed();
+        }
+        Ok(Self { method, uri: origin_form(uri), headers, body, upgrade, client_upgrade })
+    }
 }
 
 fn requested_host<B>(request: &Request<B>) -> Result<String, HostError> {
@@ -199,7 +237,10 @@ fn is_in_network(caller: IpAddr, network: NetworkId) -> bool {
 }
 
 pub(super) fn app_of_host(edge: &Edge, snapshot: &Snapshot, host: &str) -> Option<AppName> {
-    let default_name = host.strip_suffix(edge.config.app_domain.as_str()).and_then(|rest| rest.strip_suffix('.'));
+    let default_name = below_app_domain(host, &edge.config.app_domain);
+    if default_name == Some(API) {
+        return None;
+    }
     let by_default_name = default_name.and_then(|label| label.parse::<AppName>().ok());
     match by_default_name.and_then(|name| snapshot.app(&name)) {
         Some(app) => Some(app.name.clone()),

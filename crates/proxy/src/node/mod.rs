@@ -10,7 +10,7 @@ mod table;
 
 pub(crate) use idle::run as run_idle;
 pub(crate) use machine::Permit;
-pub(crate) use pool::Pool;
+pub(crate) use pool::{Pool, PoolKey, Sender};
 pub(crate) use report::run as run_reports;
 pub(crate) use serve::{Answer, Exchange, Reached, Setback, Terms, Tunnel, Woken, dial, open, serve};
 pub(crate) use table::{Machines, OwnView};

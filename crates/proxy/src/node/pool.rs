@@ -1,6 +1,7 @@
-//! Idle HTTP/1.1 connections of one core to the machines of this node, last used first.
+//! Idle HTTP/1.1 connections of one core, such as those to the machines of this node, last used first.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,9 +21,9 @@ pub(crate) struct PoolKey {
 }
 
 /// Never waits and never grows past its limits; what does not fit is closed.
-pub(crate) struct Pool {
-    idle: Mutex<HashMap<PoolKey, Vec<Idle>>>,
-    per_machine: usize,
+pub(crate) struct Pool<K> {
+    idle: Mutex<HashMap<K, Vec<Idle>>>,
+    per_key: usize,
     idle_timeout: Duration,
 }
 
@@ -31,17 +32,17 @@ struct Idle {
     since: Instant,
 }
 
-impl Pool {
-    pub fn new(per_machine: usize, idle_timeout: Duration) -> Arc<Self> {
-        Arc::new(Self { idle: Mutex::default(), per_machine, idle_timeout })
+impl<K: Eq + Hash> Pool<K> {
+    pub fn new(per_key: usize, idle_timeout: Duration) -> Arc<Self> {
+        Arc::new(Self { idle: Mutex::default(), per_key, idle_timeout })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PoolKey, Vec<Idle>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Vec<Idle>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection that is ready and, as far as known, still open.
-    pub fn take(&self, key: &PoolKey, now: Instant) -> Option<Sender> {
+    pub fn take(&self, key: &K, now: Instant) -> Option<Sender> {
         let mut idle = self.lock();
         let connections = idle.get_mut(key)?;
         while let Some(Idle { sender, since }) = connections.pop() {
@@ -52,13 +53,13 @@ impl Pool {
         None
     }
 
-    pub fn put(&self, key: PoolKey, sender: Sender, now: Instant) {
+    pub fn put(&self, key: K, sender: Sender, now: Instant) {
         if sender.is_closed() {
             return;
         }
         let mut idle = self.lock();
         let connections = idle.entry(key).or_default();
-        if connections.len() < self.per_machine {
+        if connections.len() < self.per_key {
             connections.push(Idle { sender, since: now });
         }
     }

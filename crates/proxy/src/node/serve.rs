@@ -350,7 +350,7 @@ struct InMachine {
 }
 
 struct GiveBack {
-    pool: Arc<Pool>,
+    pool: Arc<Pool<PoolKey>>,
     key: PoolKey,
     sender: Sender,
 }

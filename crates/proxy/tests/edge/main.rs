@@ -2,6 +2,7 @@
 //! process to play several regions. Nothing here needs root.
 
 mod operations;
+mod platform_api;
 mod protocols;
 mod retries;
 mod routing;

@@ -8,6 +8,7 @@ mod described;
 mod detour;
 mod exactly_once;
 mod examples;
+mod far_api;
 mod faults;
 mod following;
 mod full_disk;

@@ -1,53 +1,74 @@
-//! Serves the API and the registry: plain on loopback, else with a certificate of the platform.
+//! Serves the API and the registry: to clients on a socket of its own, plain on loopback, else with a
+//! certificate of the platform; and to edges, which hand on what their users ask.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::ServiceExt;
-use axum::extract::Request;
-use axum::serve::Listener;
+use axum::extract::{ConnectInfo, Request};
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tower::Layer;
 use tower::util::MapRequestLayer;
 
-use atoll_api::{Api, router, without_trailing_slash};
+use atoll_api::{Api, Origin, router, without_trailing_slash};
 use atoll_control::Control;
 use atoll_deploy::Deploys;
 use atoll_images::registry;
+use atoll_rpc::stream::PeerStream;
 
 use super::gather::{self, Gather};
+use super::listeners::{Caller, Edges, TlsListener};
 use super::registry::AppRights;
 
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const CERTIFICATE_LIFE: Duration = Duration::from_secs(365 * 86_400);
+
+/// Where the API is met.
+pub struct Entrances {
+    /// Clients' own connections.
+    pub clients: TcpListener,
+    /// Without TLS.
+    pub plain: bool,
+    /// The server's address, for the certificate.
+    pub advertised: IpAddr,
+    /// Peers that want to speak with the API; only edges may.
+    pub peers: mpsc::Receiver<PeerStream>,
+}
 
 /// Runs until the listener fails.
 pub async fn serve(
-    listener: TcpListener,
+    entrances: Entrances,
     control: Arc<Control>,
     deploys: Arc<Deploys>,
     metrics: Gather,
-    plain: bool,
-    advertised: IpAddr,
 ) -> anyhow::Result<()> {
     let images = registry::router(control.images.clone(), Arc::new(AppRights(control.clone())));
     let router = router(Api { control: control.clone(), deploys }).merge(images).merge(gather::routes(metrics));
     let service = MapRequestLayer::new(without_trailing_slash).layer(router);
-    let service = ServiceExt::<Request>::into_make_service(service);
+    let service = MapRequestLayer::new(with_origin).layer(service);
+    let service = ServiceExt::<Request>::into_make_service_with_connect_info::<Caller>(service);
+    let Entrances { clients, plain, advertised, peers } = entrances;
+    let edges = axum::serve(Edges(peers), service.clone());
     if plain {
-        axum::serve(listener, service).await?;
+        tokio::try_join!(edges, axum::serve(clients, service))?;
     } else {
-        axum::serve(TlsListener::new(listener, certificate(&control, advertised)?)?, service).await?;
+        let clients = TlsListener::new(clients, certificate(&control, advertised)?)?;
+        tokio::try_join!(edges, axum::serve(clients, service))?;
     }
     Ok(())
+}
+
+fn with_origin(mut request: Request) -> Request {
+    match request.extensions_mut().remove::<ConnectInfo<Caller>>() {
+        Some(ConnectInfo(Caller::Edge)) => Origin::forwarded(&mut request),
+        Some(ConnectInfo(Caller::Client(address))) => Origin::direct(&mut request, Some(address)),
+        None => Origin::direct(&mut request, None),
+    }
+    request
 }
 
 fn certificate(control: &Control, advertised: IpAddr) -> anyhow::Result<Arc<ServerConfig>> {
@@ -58,49 +79,4 @@ fn certificate(control: &Control, advertised: IpAddr) -> anyhow::Result<Arc<Serv
     let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
-}
-
-/// Connections whose handshake is done; slow ones do not hold up the others.
-struct TlsListener {
-    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-    local: SocketAddr,
-}
-
-impl TlsListener {
-    fn new(listener: TcpListener, config: Arc<ServerConfig>) -> io::Result<Self> {
-        let local = listener.local_addr()?;
-        let (sender, ready) = mpsc::channel(64);
-        let acceptor = TlsAcceptor::from(config);
-        tokio::spawn(async move {
-            let mut listener = listener;
-            loop {
-                // `Listener::accept` waits out errors such as a lack of descriptors.
-                let (tcp, address) = Listener::accept(&mut listener).await;
-                let (acceptor, sender) = (acceptor.clone(), sender.clone());
-                tokio::spawn(async move {
-                    if let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await {
-                        // The server is ending when nobody takes it.
-                        sender.send((tls, address)).await.ok();
-                    }
-                });
-            }
-        });
-        Ok(Self { ready, local })
-    }
-}
-
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.ready.recv().await {
-            Some(accepted) => accepted,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.local)
-    }
 }

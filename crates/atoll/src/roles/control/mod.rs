@@ -3,6 +3,7 @@
 mod api;
 mod gather;
 mod hub;
+mod listeners;
 mod observe;
 mod registry;
 
@@ -26,8 +27,8 @@ use atoll_rpc::files::write_durably;
 use atoll_rpc::identity::Role;
 use atoll_rpc::proto::control::enrolment_server::EnrolmentServer;
 use atoll_rpc::proto::control::nodes_server::NodesServer;
-use atoll_rpc::server::accept;
-use atoll_rpc::tls::{IdentityMaterial, LiveIdentity};
+use atoll_rpc::server::accept_apart;
+use atoll_rpc::tls::{ALPN_API, IdentityMaterial, LiveIdentity};
 use atoll_signals::metrics::Source;
 use atoll_store::{Location, NewNode, NewToken, Store, TokenKind};
 
@@ -129,7 +130,8 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let deploys = Arc::new(Deploys::new(control.clone(), barrier, executor, Timing::default()));
     tokio::spawn(deploys.clone().run_forever());
 
-    let peers = accept(rpc_listener, live.server_config(true)?, live.trust().clone());
+    let tls = live.server_config(true)?;
+    let (peers, api_peers) = accept_apart(rpc_listener, &tls, live.trust().clone(), ALPN_API);
     let services = ControlServices(control.clone());
     let peers = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
@@ -137,9 +139,10 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         .add_service(NodesServer::new(services).max_encoding_message_size(MAX_FRAME))
         .add_service(WatchService::server(hub, &[Role::Edge, Role::Net]))
         .serve_with_incoming(peers);
-    let plain = api_is_plain(options);
     let gathered = gather::Gather { control: control.clone(), state: state.clone() };
-    let faces = api::serve(api_listener, control.clone(), deploys, gathered, plain, advertised);
+    let entrances =
+        api::Entrances { clients: api_listener, plain: api_is_plain(options), advertised, peers: api_peers };
+    let faces = api::serve(entrances, control.clone(), deploys, gathered);
 
     supervisor::say_ready();
     tokio::select! {

@@ -3,6 +3,7 @@
 mod access_log;
 mod backhaul;
 mod local_worker;
+mod platform_api;
 mod served;
 
 pub use access_log::JsonAccessLog;
@@ -64,6 +65,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
                 None => Arc::new(NoAccessLog),
             },
             devices: Some(state.devices_socket()),
+            api: Some(Arc::new(platform_api::ControlsApi::new(live, &node.control)?)),
         },
         listeners,
     )?;

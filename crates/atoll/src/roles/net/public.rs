@@ -24,6 +24,10 @@ struct ZonesFile {
     /// Zones of customers, in which the apps' own host names are found.
     #[serde(default)]
     delegated: Vec<String>,
+    /// Addresses that all places announce: where every edge is entered, for the API and for apps without
+    /// addresses of their own.
+    #[serde(default)]
+    anycast: Vec<IpAddr>,
     /// Servers elsewhere that hold copies.
     #[serde(default)]
     secondaries: Vec<SocketAddr>,
@@ -45,6 +49,7 @@ struct ServerEntry {
 pub struct PublicZones {
     zones: Vec<Zone>,
     places: Arc<Places>,
+    anycast: Arc<[IpAddr]>,
 }
 
 impl PublicZones {
@@ -82,17 +87,17 @@ impl PublicZones {
             }
             None => Places::default(),
         };
-        Ok(Self { zones, places: Arc::new(places) })
+        Ok(Self { zones, places: Arc::new(places), anycast: file.anycast.into() })
     }
 
     /// What answers, and how it is told of changes.
     pub fn into_responder(self, names: &Names) -> (Arc<Public>, impl Fn(&Names) -> View + Send + Sync + 'static) {
-        let Self { zones, places } = self;
+        let Self { zones, places, anycast } = self;
         let view = move |names: &Names| {
-            // Addresses that apps share are in their rows; challenges have no source yet.
-            let (shared, challenges) = ([].into(), Arc::default());
+            // Challenges have no source yet.
+            let challenges = Arc::default();
             let catalogue = names.replica.snapshot().as_ref().clone();
-            View::new(catalogue, &names.reach.load(), &names.here, shared, challenges, places.clone())
+            View::new(catalogue, &names.reach.load(), &names.here, anycast.clone(), challenges, places.clone())
         };
         (Arc::new(Public::new(zones, view(names))), view)
     }
@@ -145,6 +150,7 @@ mod tests {
                 r#"
                 servers = [{ name = "ns1.example.org" }, { name = "ns2.apps.test", addresses = ["192.0.2.2"] }]
                 delegated = ["customer.example"]
+                anycast = ["203.0.113.1", "2001:db8::1"]
                 secondaries = ["198.51.100.1:53"]
                 key = "FOLDER/key"
                 places = "FOLDER/places"
@@ -154,7 +160,7 @@ mod tests {
         )
         .unwrap();
         let origins: Vec<_> = read.zones.iter().map(|zone| zone.origin().to_string()).collect();
-        assert_eq!(origins.len(), 2);
+        assert_eq!((origins.len(), read.anycast.len()), (2, 2));
         assert!(origins[0].starts_with("apps.test") && origins[1].starts_with("customer.example"), "{origins:?}");
     }
 

@@ -11,7 +11,7 @@ use atoll_model::address::NetworkId;
 use atoll_model::row::{AppRow, CertificateRow, MachineRow, NodeRow, NodeState, ServiceRow};
 use atoll_model::service::{Handler, LoadBucket, Port, Protocol, Service};
 use atoll_model::{AppName, MachineId, MachineState, MachineVersion, NodeName, Row, RowKey};
-use atoll_proxy::surroundings::{AccessEntry, AccessLog, SharedRoutes, Surroundings};
+use atoll_proxy::surroundings::{AccessEntry, AccessLog, PlatformApi, SharedRoutes, Surroundings};
 use atoll_proxy::{EdgeConfig, EdgeHandle, Listener, Listeners};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -90,6 +90,8 @@ pub struct Node {
     pub tcp: SocketAddr,
     pub private: SocketAddr,
     pub worker: Arc<Worker>,
+    /// From the next edge process on.
+    pub api: Option<Arc<dyn PlatformApi>>,
     pub edge: Option<EdgeHandle>,
     pub log: Arc<Log>,
     pub frozen: Arc<AtomicBool>,
@@ -181,6 +183,7 @@ impl Platform {
             tcp: sockets[3].local_addr().unwrap(),
             private: sockets[4].local_addr().unwrap(),
             worker: Worker::new(),
+            api: None,
             edge: None,
             log: Arc::default(),
             frozen: Arc::default(),
@@ -224,6 +227,7 @@ impl Platform {
             backhaul: Some(NodeTls::new(&self.authority, node.name.as_str())),
             access_log: node.log.clone(),
             devices: None,
+            api: node.api.clone(),
         };
         let [http, https, backhaul, tcp, private] = &node.sockets;
         let listeners = Listeners {
