@@ -63,7 +63,10 @@ pub struct Limits {
     pub attempts: u32,
     /// Idle connections kept to one machine by one core. Default 64.
     pub idle_connections_per_machine: usize,
-    /// Idle connections kept to control by one core, for the platform's API. Default 16.
+    /// Connections of one core to control, for the platform's API; beyond it the answer is 503. One that became a
+    /// WebSocket does not count any more: its client's connection does. Default 512.
+    pub connections_to_control: usize,
+    /// Of them, idle ones that are kept. Default 16.
     pub idle_connections_to_control: usize,
     /// Concurrent streams of one HTTP/2 client connection. Default 256.
     pub h2_streams: u32,
@@ -80,6 +83,7 @@ impl Default for Limits {
             replay_bytes_total: 256 << 20,
             attempts: 90,
             idle_connections_per_machine: 64,
+            connections_to_control: 512,
             idle_connections_to_control: 16,
             h2_streams: 256,
             backhaul_streams: 10_000,

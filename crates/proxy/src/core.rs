@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use atoll_model::reach::Reachability;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,5 +48,7 @@ pub(crate) struct Core {
     pub edge: Arc<Edge>,
     pub pool: Arc<Pool<PoolKey>>,
     pub api: Arc<ApiPool>,
+    /// Connections to control that may still be opened.
+    pub api_places: Arc<Semaphore>,
     pub peers: Peers,
 }

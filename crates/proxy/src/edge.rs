@@ -10,6 +10,7 @@ use atoll_model::reach::Reachability;
 use atoll_model::row::NodeState;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::backhaul::{Peers, run_probes, serve_peer};
@@ -87,6 +88,7 @@ pub fn start(config: EdgeConfig, surroundings: Surroundings, listeners: Listener
             edge: edge.clone(),
             pool: Pool::new(edge.config.limits.idle_connections_per_machine, edge.config.timeouts.pool_idle),
             api: Pool::new(edge.config.limits.idle_connections_to_control, edge.config.timeouts.api_idle),
+            api_places: Arc::new(Semaphore::new(edge.config.limits.connections_to_control)),
             peers: Peers::default(),
         });
         begin_core(&runtime, &core, &listeners, &certificates)?;

@@ -102,6 +102,12 @@ impl Failure {
         Self::of_api(StatusCode::SERVICE_UNAVAILABLE, Cause::PeerUnreachable.code(), text, Some(CONTROL_BACK))
     }
 
+    /// As many requests as may be are under way to control.
+    pub fn api_crowded() -> Self {
+        let text = "too many requests to the API are under way here; nothing was done, try again shortly";
+        Self::of_api(StatusCode::SERVICE_UNAVAILABLE, Cause::HardLimit.code(), text, Some(CONTROL_BACK))
+    }
+
     /// The request may have reached control, and may not be repeated.
     pub fn control_broke_off() -> Self {
         let text = "the platform's control process broke off before it answered; look whether it was done \

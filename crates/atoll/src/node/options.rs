@@ -34,6 +34,10 @@ pub struct ServerOptions {
     #[arg(long, env = "ATOLL_HTTPS", default_value = "0.0.0.0:443")]
     pub https: SocketAddr,
 
+    /// Edge: take no requests for the platform's API, which is else at api.<app domain>
+    #[arg(long, env = "ATOLL_NO_EDGE_API")]
+    pub no_edge_api: bool,
+
     /// Edge to edge, mutual TLS
     #[arg(long, env = "ATOLL_BACKHAUL", default_value = "0.0.0.0:4282")]
     pub backhaul: SocketAddr,

@@ -273,12 +273,13 @@ proptest! {
     #[test]
     fn an_app_never_has_an_empty_answer_while_an_edge_lives(
         lost in proptest::sample::subsequence(vec!["nrt1", "nrt2", "ord1"], 0..=3),
-        draining: bool, from: [u8; 4], id: u16,
+        draining: bool, from: [u8; 4], id: u16, api: bool,
     ) {
         let state = if draining { NodeState::Draining } else { NodeState::Active };
         let public = Public::new(zones(false), view(&[], &lost, state));
         let from = IpAddr::from(from).to_string();
-        let said = Ask { from: &from, ..Ask::new("web.apps.example", Type::A) }.of(&public);
+        let name = if api { "api.apps.example" } else { "web.apps.example" };
+        let said = Ask { from: &from, ..Ask::new(name, Type::A) }.of(&public);
         let given = addresses(&said);
         prop_assert!(!given.is_empty());
         let live = ["192.0.2.1", "192.0.2.11", "192.0.2.12", "192.0.2.21"];

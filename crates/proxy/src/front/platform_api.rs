@@ -90,7 +90,7 @@ async fn send(
     for _ in 0..SENDS {
         let mut sender = match kept.take() {
             Some(sender) => sender,
-            None => connect(api).await?,
+            None => connect(core, api).await?,
         };
         match sender.try_send_request(request).await {
             Ok(response) => return Ok((response, sender)),
@@ -107,7 +107,8 @@ async fn send(
     Err(Failure::control_unreachable())
 }
 
-async fn connect(api: &dyn PlatformApi) -> Result<Sender, Failure> {
+async fn connect(core: &Core, api: &dyn PlatformApi) -> Result<Sender, Failure> {
+    let place = core.api_places.clone().try_acquire_owned().map_err(|_| Failure::api_crowded())?;
     let unreachable = |error: &(dyn std::error::Error + 'static)| {
         tracing::warn!(error = with_causes(error), "control cannot be reached for a request to the API");
         Failure::control_unreachable()
@@ -119,6 +120,7 @@ async fn connect(api: &dyn PlatformApi) -> Result<Sender, Failure> {
             // Whoever waits for an answer on it is told by itself.
             tracing::debug!(%error, "a connection to control broke");
         }
+        drop(place);
     });
     Ok(sender)
 }

@@ -120,6 +120,28 @@ async fn while_control_is_away_clients_are_told_so_and_when_to_come_again() {
 }
 
 #[tokio::test]
+async fn so_many_requests_at_once_and_no_more() {
+    let (platform, mut node, control) = edge_with(App::slow(Duration::from_secs(60))).await;
+    platform.start_edge(&mut node, |config| config.limits.connections_to_control = 1);
+    let post = || request(Method::POST, "/v1/apps").body(bytes("{}")).unwrap();
+    let first = async {
+        let slow = fetch(&platform, &node, post());
+        tokio::time::timeout(crate::support::PATIENCE, slow).await.ok();
+    };
+    let second = async {
+        eventually("control has the first", async || control.requests() == 1).await;
+        fetch(&platform, &node, post()).await
+    };
+    let reply = tokio::select! {
+        () = first => panic!("the first request ended"),
+        reply = second => reply,
+    };
+    assert_eq!((reply.status.as_u16(), reply.header("retry-after")), (503, "2"));
+    assert!(reply.text().contains("too many requests"), "{}", reply.text());
+    assert_eq!(control.requests(), 1);
+}
+
+#[tokio::test]
 async fn what_control_may_have_begun_is_not_sent_again() {
     let (platform, node, control) = edge_with(App::slow(Duration::from_secs(60))).await;
     for method in [Method::POST, Method::GET] {

@@ -147,7 +147,7 @@ async fn push_and_deploy(user: &User) -> anyhow::Result<()> {
 async fn use_machine(user: &User) -> anyhow::Result<()> {
     let machines: serde_json::Value = serde_json::from_str(&user.ok(&["machine", "list", "--json"]).await?)?;
     let machine = machines[0]["id"].as_str().with_context(|| format!("no machine: {machines}"))?;
-    ensure!(user.ok(&["machine", "exec", machine, "--", "/bin/echo", "far"]).await? == "far\n", "exec");
+    ensure!(user.ok(&["machine", "exec", machine, "--", "/bin/busybox", "echo", "far"]).await? == "far\n", "exec");
     let console = user.atoll(&["ssh", "console", "-C", "echo near; exit 9"]).await?;
     ensure!(console.code == Some(9) && console.stdout == "near\n", "{console:?}");
     until("the machine's log is shown", SOON, async || {

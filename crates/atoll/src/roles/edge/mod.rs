@@ -15,7 +15,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use atoll_catalogue::watch::ReplicaHandle;
-use atoll_proxy::surroundings::{NoAccessLog, Surroundings};
+use atoll_proxy::surroundings::{NoAccessLog, PlatformApi, Surroundings};
 use atoll_proxy::{EdgeConfig, Listener, Listeners};
 use atoll_rpc::channel::{connect, connect_local};
 use atoll_rpc::identity::{Expected, Role};
@@ -54,6 +54,10 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     };
     let access_log = JsonAccessLog::start(destination).context("cannot start the access log")?.map(Arc::new);
     let config = EdgeConfig { app_domain: node.app_domain.clone(), ..EdgeConfig::new(node.name.clone(), node.region) };
+    let api: Option<Arc<dyn PlatformApi>> = match run.server.no_edge_api {
+        true => None,
+        false => Some(Arc::new(platform_api::ControlsApi::new(live, &node.control)?)),
+    };
     let handle = atoll_proxy::start(
         config,
         Surroundings {
@@ -65,7 +69,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
                 None => Arc::new(NoAccessLog),
             },
             devices: Some(state.devices_socket()),
-            api: Some(Arc::new(platform_api::ControlsApi::new(live, &node.control)?)),
+            api,
         },
         listeners,
     )?;
