@@ -69,7 +69,8 @@ impl User {
         let (authorization, forged) =
             (format!("Authorization: Bearer {}", self.token), format!("Fly-Client-IP: {FORGED}"));
         let url = format!("https://{HOST}{path}");
-        let said = self.run("curl", &["-sS", "-i", "--cacert", "ca.pem", "-H", &authorization, "-H", &forged, &url]).await?;
+        let said =
+            self.run("curl", &["-sS", "-i", "--cacert", "ca.pem", "-H", &authorization, "-H", &forged, &url]).await?;
         ensure!(said.code == Some(0), "curl {url}: {said:?}");
         Ok(said.stdout)
     }
