@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use atoll_model::wire::{
-    AddressPoolRequest, AddressPoolSummary, AppStatus, AuditPage, CollectReply, DeployAccepted, DeployEvent,
-    DeployRequest, ErrorBody, ImageSummary, JoinTokenReply, LogRecord, MachineSummary, MeshExamination, NodeSummary,
-    PlaceAnnouncements, RegistryRequest, RegistrySummary, ReleaseView, ScaleRequest, TokenReply, TokenRequest,
-    UnknownMachine, WireGuardEntrance, WireGuardGateway, WireGuardPeer, WireGuardPeerRequest, WireGuardPeerStatus,
+    AddressPoolRequest, AddressPoolSummary, AppStatus, AuditPage, AuthorityView, CollectReply, DeployAccepted,
+    DeployEvent, DeployRequest, ErrorBody, ImageSummary, JoinTokenReply, LogRecord, MachineSummary, MeshExamination,
+    NodeSummary, PlaceAnnouncements, RegistryRequest, RegistrySummary, ReleaseView, RotateRootRequest, ScaleRequest,
+    TokenReply, TokenRequest, UnknownMachine, WireGuardEntrance, WireGuardGateway, WireGuardPeer, WireGuardPeerRequest,
+    WireGuardPeerStatus,
 };
 
 use crate::{ClientError, Lines};
@@ -387,6 +388,16 @@ impl Client {
 
     pub async fn registry_remove(&self, host: &str) -> Result<(), ClientError> {
         self.send(self.request(Method::DELETE, &format!("/api/v1/registries/{host}"))).await.map(drop)
+    }
+
+    /// The platform's root, and how far its replacement is.
+    pub async fn authority(&self) -> Result<AuthorityView, ClientError> {
+        self.fetch(self.request(Method::GET, "/api/v1/control/authority")).await
+    }
+
+    /// Begins to replace the root.
+    pub async fn authority_rotate(&self, request: &RotateRootRequest) -> Result<AuthorityView, ClientError> {
+        self.fetch(self.request(Method::POST, "/api/v1/control/authority/rotate").json(request)).await
     }
 
     /// A consistent copy of control's records.

@@ -8,6 +8,7 @@ mod addresses;
 mod announcements;
 mod apps;
 mod audit;
+mod authority;
 mod devices;
 mod directory;
 mod error;
@@ -32,7 +33,7 @@ use std::time::Duration;
 
 use atoll_images::{ImageStore, Puller};
 use atoll_keyring::Keyring;
-use atoll_rpc::ca::Authority;
+use atoll_rpc::authorities::Authorities;
 use atoll_rpc::tls::LiveIdentity;
 use atoll_store::Store;
 
@@ -56,7 +57,7 @@ pub struct Control {
     /// Its connections; logins are added from the records for each pull.
     pub puller: Puller,
     pub keyring: Arc<Keyring>,
-    pub authority: Authority,
+    pub authority: Authorities,
     pub live: Arc<LiveIdentity>,
     pub directory: Directory,
     pub rows: Arc<dyn RowSink>,

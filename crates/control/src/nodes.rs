@@ -139,10 +139,10 @@ impl Control {
                 .map_err(|error| ControlError::invalid(error.to_string()))
         };
         let reply = JoinReply {
-            worker_chain: issue(Role::Worker, &request.worker_csr)?,
-            edge_chain: issue(Role::Edge, &request.edge_csr)?,
-            net_chain: issue(Role::Net, &request.net_csr)?,
-            roots: self.authority.root_pem().to_owned(),
+            worker_chain: issue(Role::Worker, &request.worker_csr)?.chain_pem,
+            edge_chain: issue(Role::Edge, &request.edge_csr)?.chain_pem,
+            net_chain: issue(Role::Net, &request.net_csr)?.chain_pem,
+            roots: self.authority.roots_pem(),
             epoch: node.epoch,
             platform: self.settings.platform.clone(),
             app_domain: self.settings.app_domain.clone(),

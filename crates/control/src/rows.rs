@@ -110,6 +110,11 @@ impl Control {
         }
     }
 
+    /// New certificates for the app domain, of the authority that signs now.
+    pub async fn republish_certificates(&self) -> ControlResult<()> {
+        self.publish_certificates(&self.all_apps().await?)
+    }
+
     /// Certificates from our own authority for the app domain and everything under it. Made anew at
     /// each start: edges take whichever they saw last.
     fn publish_certificates(&self, apps: &[App]) -> ControlResult<()> {

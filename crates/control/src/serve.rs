@@ -70,12 +70,12 @@ impl Nodes for ControlServices {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
         // Exactly what the caller has proven to be, and nothing else.
         let identity = require_role(&request, &[Role::Worker, Role::Edge, Role::Net])?;
-        let chain = self
+        let issued = self
             .0
             .authority
             .issue_node(&request.get_ref().csr, &identity, self.0.now_ms() / 1000)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        Ok(Response::new(RenewReply { chain, roots: self.0.authority.root_pem().to_owned() }))
+        Ok(Response::new(RenewReply { chain: issued.chain_pem, roots: issued.roots_pem }))
     }
 
     async fn enter_network(

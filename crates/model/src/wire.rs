@@ -395,6 +395,50 @@ pub struct AnnouncementChange {
     pub change: String,
 }
 
+/// The platform's root certificate, and how far it is with being replaced.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AuthorityView {
+    pub phase: RotationPhase,
+    /// Under which certificates are issued now.
+    pub root: RootView,
+    /// Trusted beside it: the next one when announced, the one before when overlapping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other: Option<RootView>,
+    /// When the phase ends, in Unix seconds, if control is not away until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase_ends_at: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RotationPhase {
+    /// There is one root.
+    Settled,
+    /// The next root is handed out; the old one signs.
+    Announced,
+    /// The new root signs; the old one is trusted still.
+    Overlapping,
+}
+
+/// A root certificate.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RootView {
+    /// SHA-256, hex.
+    pub fingerprint: String,
+    /// Unix seconds.
+    pub ends_at: u64,
+    /// The root before it has signed it, so that whoever trusts only that one accepts it.
+    pub linked: bool,
+}
+
+/// Begins to replace the root.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RotateRootRequest {
+    /// Go on without the old root's signature where its key is not there.
+    #[serde(default)]
+    pub old_key_lost: bool,
+}
+
 /// How the servers reach each other through the mesh, and what is wrong with it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MeshExamination {

@@ -1,5 +1,6 @@
-//! The platform's certificate authority: a root whose key may be kept offline, and an intermediate
-//! that control uses to sign node certificates and those of the app domain.
+//! A certificate authority: a root whose key may be kept offline, and an intermediate that control uses
+//! to sign node certificates and those of the app domain. Does not know that one may follow another:
+//! that is [`crate::authorities`].
 //!
 //! A certificate says only what the authority decided: names in a signing request are ignored.
 
@@ -45,91 +46,114 @@ pub enum CaError {
     Corrupt { path: PathBuf, reason: String },
     #[error("the certificate signing request is not valid")]
     BadRequest(#[source] rcgen::Error),
+    #[error("the root's key, which has to sign the next root, is not at {path}", path = .path.display())]
+    NoRootKey { path: PathBuf },
+    #[error("a rotation of the root is under way already")]
+    Underway,
 }
 
 fn make(what: &'static str) -> impl FnOnce(rcgen::Error) -> CaError {
     move |source| CaError::Make { what, source }
 }
 
+const ROOT: &str = "root.pem";
+const ROOT_KEY: &str = "root.key";
+const LINK: &str = "link.pem";
+const INTERMEDIATE: &str = "intermediate.pem";
+const INTERMEDIATE_KEY: &str = "intermediate.key";
+/// All that an authority's folder holds, in the order in which it is written.
+pub(crate) const FILES: [&str; 5] = [LINK, ROOT, ROOT_KEY, INTERMEDIATE, INTERMEDIATE_KEY];
+
 /// A ready authority.
 pub struct Authority {
     root_der: CertificateDer<'static>,
     root_pem: String,
+    /// The root's key, certified by the root before it: whoever trusts only that one is led to this one.
+    link_pem: Option<String>,
     intermediate_pem: String,
     issuer: Issuer<'static, KeyPair>,
+    root_ends: u64,
     node_life: Duration,
 }
 
 impl Authority {
     /// Loads the authority kept in `dir`, or makes one there. Files: `root.pem`, `root.key` (may be
-    /// moved to a safe place once the intermediate exists), `intermediate.pem`, `intermediate.key`.
+    /// moved to a safe place once the intermediate exists), `intermediate.pem`, `intermediate.key`, and
+    /// `link.pem` where another root went before.
     pub fn open(dir: &Path, platform: &str, now_unix: u64) -> Result<Self, CaError> {
-        let path = |name: &str| dir.join(name);
+        // Written last: a kill before that starts over with new keys, which nothing has been signed with.
+        if !dir.join(INTERMEDIATE_KEY).exists() {
+            Self::make(dir, platform, None, now_unix)?;
+        }
+        Self::load(dir, platform, now_unix)
+    }
+
+    /// Makes an authority in `dir` whose root is certified by that of the authority in `before`, too,
+    /// unless there is none.
+    ///
+    /// # Errors
+    /// [`CaError::NoRootKey`] if the key of the root before is not in its folder.
+    pub(crate) fn make(dir: &Path, platform: &str, before: Option<&Path>, now_unix: u64) -> Result<(), CaError> {
         std::fs::create_dir_all(dir).map_err(|source| CaError::File {
             action: "create",
             path: dir.to_owned(),
             source,
         })?;
-        if !path("intermediate.key").exists() {
-            // The intermediate's key is written last: a kill before that starts over with new keys,
-            // which nothing has been signed with yet.
-            let root = Self::make_root(platform, now_unix)?;
-            let intermediate = Self::make_intermediate(platform, &root, now_unix)?;
-            for (name, content, secret) in [
-                ("root.pem", &root.pem, false),
-                ("root.key", &root.key_pem, true),
-                ("intermediate.pem", &intermediate.pem, false),
-                ("intermediate.key", &intermediate.key_pem, true),
-            ] {
-                files::write_durably(&path(name), content.as_bytes(), secret).map_err(|source| CaError::File {
-                    action: "write",
-                    path: path(name),
-                    source,
-                })?;
-            }
+        let root = Self::make_root(platform, now_unix)?;
+        let link = before.map(|before| make_link(&root, before)).transpose()?;
+        let intermediate = Self::make_intermediate(platform, &root, now_unix)?;
+        let link = link.as_ref().map(|link| (LINK, link, false));
+        let rest = [
+            (ROOT, &root.pem, false),
+            (ROOT_KEY, &root.key_pem, true),
+            (INTERMEDIATE, &intermediate.pem, false),
+            (INTERMEDIATE_KEY, &intermediate.key_pem, true),
+        ];
+        for (name, content, secret) in link.into_iter().chain(rest) {
+            write(&dir.join(name), content, secret)?;
         }
-        let read = |name: &str| {
-            std::fs::read_to_string(path(name)).map_err(|source| CaError::File {
-                action: "read",
-                path: path(name),
-                source,
-            })
-        };
-        let root_pem = read("root.pem")?;
-        let mut intermediate_pem = read("intermediate.pem")?;
+        Ok(())
+    }
+
+    /// Loads what [`Authority::make`] has made.
+    pub(crate) fn load(dir: &Path, platform: &str, now_unix: u64) -> Result<Self, CaError> {
+        let path = |name: &str| dir.join(name);
         let corrupt = |name: &str, reason: String| CaError::Corrupt { path: path(name), reason };
-        let root_der = CertificateDer::from_pem_slice(root_pem.as_bytes())
-            .map_err(|error| corrupt("root.pem", error.to_string()))?;
-        let key = KeyPair::from_pem(&read("intermediate.key")?)
-            .map_err(|error| corrupt("intermediate.key", error.to_string()))?;
-        let ends = not_after(&intermediate_pem).map_err(|reason| corrupt("intermediate.pem", reason))?;
+        let root_pem = read(&path(ROOT))?;
+        let mut intermediate_pem = read(&path(INTERMEDIATE))?;
+        let root_der =
+            CertificateDer::from_pem_slice(root_pem.as_bytes()).map_err(|error| corrupt(ROOT, error.to_string()))?;
+        let root_ends = not_after(&root_pem).map_err(|reason| corrupt(ROOT, reason))?;
+        let link_pem = match read_if_there(&path(LINK))? {
+            // One that has ended leads nobody.
+            Some(link) if not_after(&link).map_err(|reason| corrupt(LINK, reason))? > now_unix => Some(link),
+            _ => None,
+        };
+        let key = KeyPair::from_pem(&read(&path(INTERMEDIATE_KEY))?)
+            .map_err(|error| corrupt(INTERMEDIATE_KEY, error.to_string()))?;
+        let ends = not_after(&intermediate_pem).map_err(|reason| corrupt(INTERMEDIATE, reason))?;
         let left = ends.saturating_sub(now_unix);
         if left < INTERMEDIATE_LEFT.as_secs() {
-            match std::fs::read_to_string(path("root.key")) {
-                Ok(root_key) => {
-                    let root_key =
-                        KeyPair::from_pem(&root_key).map_err(|error| corrupt("root.key", error.to_string()))?;
-                    let root = Issuer::from_ca_cert_pem(&root_pem, root_key)
-                        .map_err(|error| corrupt("root.pem", error.to_string()))?;
+            match root_issuer(dir) {
+                Ok(root) => {
                     // The key stays, so that one file changes and a kill leaves either certificate.
                     intermediate_pem = intermediate_params(platform, now_unix)?
                         .signed_by(&key, &root)
                         .map_err(make("the intermediate certificate"))?
                         .pem();
-                    files::write_durably(&path("intermediate.pem"), intermediate_pem.as_bytes(), false)
-                        .map_err(|source| CaError::File { action: "write", path: path("intermediate.pem"), source })?;
+                    write(&path(INTERMEDIATE), &intermediate_pem, false)?;
                 }
-                Err(error) => tracing::warn!(
+                Err(CaError::NoRootKey { .. }) => tracing::warn!(
                     days_left = left / 86_400,
-                    %error,
                     "the authority's intermediate certificate needs the root's signature before it ends: put root.key \
                      back beside it and start control again"
                 ),
+                Err(error) => return Err(error),
             }
         }
         let issuer = Issuer::from_ca_cert_pem(&intermediate_pem, key)
-            .map_err(|error| corrupt("intermediate.pem", error.to_string()))?;
-        Ok(Self { root_der, root_pem, intermediate_pem, issuer, node_life: NODE_CERTIFICATE_LIFE })
+            .map_err(|error| corrupt(INTERMEDIATE, error.to_string()))?;
+        Ok(Self { root_der, root_pem, link_pem, intermediate_pem, issuer, root_ends, node_life: NODE_CERTIFICATE_LIFE })
     }
 
     /// Has certificates of nodes live this long instead of [`NODE_CERTIFICATE_LIFE`].
@@ -139,14 +163,10 @@ impl Authority {
 
     /// The platform of the authority kept in `dir`; `None` when there is none.
     pub fn platform_of(dir: &Path) -> Result<Option<String>, CaError> {
-        let path = dir.join("root.pem");
-        let pem = match std::fs::read(&path) {
-            Ok(pem) => pem,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(CaError::File { action: "read", path, source }),
-        };
+        let path = dir.join(ROOT);
+        let Some(pem) = read_if_there(&path)? else { return Ok(None) };
         let corrupt = |reason: String| CaError::Corrupt { path: path.clone(), reason };
-        let der = CertificateDer::from_pem_slice(&pem).map_err(|error| corrupt(error.to_string()))?;
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| corrupt(error.to_string()))?;
         let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|error| corrupt(error.to_string()))?;
         let name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
         let platform = name.and_then(|name| name.strip_prefix("Atoll ")?.strip_suffix(" root"));
@@ -178,6 +198,16 @@ impl Authority {
         fingerprint(&self.root_der)
     }
 
+    /// When the root's certificate ends, in Unix seconds.
+    pub fn root_ends(&self) -> u64 {
+        self.root_ends
+    }
+
+    /// Whether those who trust only the root before this one are led here.
+    pub fn is_linked(&self) -> bool {
+        self.link_pem.is_some()
+    }
+
     /// A chain (leaf first, PEM) that proves `identity` to be the holder of the request's key.
     pub fn issue_node(&self, request_der: &[u8], identity: &Identity, now_unix: u64) -> Result<String, CaError> {
         let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request_der))
@@ -203,9 +233,11 @@ impl Authority {
         Ok((self.chain(&leaf.pem()), key.serialize_pem()))
     }
 
-    /// The root goes along: a joining node finds the certificate that its token pins.
+    /// The root goes along: a joining node finds the certificate that its token pins. The link is before
+    /// it, as some clients try only the first certificate that fits.
     fn chain(&self, leaf_pem: &str) -> String {
-        format!("{leaf_pem}{}{}", self.intermediate_pem, self.root_pem)
+        let link = self.link_pem.as_deref().unwrap_or_default();
+        format!("{leaf_pem}{}{link}{}", self.intermediate_pem, self.root_pem)
     }
 }
 
@@ -214,6 +246,54 @@ struct Made {
     key_pem: String,
     params: CertificateParams,
     key: KeyPair,
+}
+
+/// The new root's key as the root kept in `before` certifies it. Both roots have one name: the link counts
+/// as issued by itself, and so not against the length of paths that the root before allows.
+fn make_link(root: &Made, before: &Path) -> Result<String, CaError> {
+    let issuer = root_issuer(before)?;
+    let path = before.join(ROOT);
+    let ends = not_after(&read(&path)?).map_err(|reason| CaError::Corrupt { path, reason })?;
+    let mut params = root.params.clone();
+    params.not_after = params.not_after.min(at(ends));
+    // No two certificates of one name have the same number.
+    params.serial_number = Some(new_serial());
+    Ok(params.signed_by(&root.key, &issuer).map_err(make("the link from the root before"))?.pem())
+}
+
+/// The root of an authority's folder as a signer.
+fn root_issuer(dir: &Path) -> Result<Issuer<'static, KeyPair>, CaError> {
+    let corrupt =
+        |name: &str, error: rcgen::Error| CaError::Corrupt { path: dir.join(name), reason: error.to_string() };
+    let path = dir.join(ROOT_KEY);
+    let key = read_if_there(&path)?.ok_or(CaError::NoRootKey { path })?;
+    let key = KeyPair::from_pem(&key).map_err(|error| corrupt(ROOT_KEY, error))?;
+    Issuer::from_ca_cert_pem(&read(&dir.join(ROOT))?, key).map_err(|error| corrupt(ROOT, error))
+}
+
+/// Whether the key of a folder's root is there.
+pub(crate) fn has_root_key(dir: &Path) -> bool {
+    dir.join(ROOT_KEY).exists()
+}
+
+fn read(path: &Path) -> Result<String, CaError> {
+    std::fs::read_to_string(path).map_err(|source| CaError::File { action: "read", path: path.to_owned(), source })
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, CaError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CaError::File { action: "read", path: path.to_owned(), source }),
+    }
+}
+
+fn write(path: &Path, content: &str, secret: bool) -> Result<(), CaError> {
+    files::write_durably(path, content.as_bytes(), secret).map_err(|source| CaError::File {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// SHA-256 of a certificate, hex.
@@ -231,9 +311,13 @@ fn common_params(name: &str, now_unix: u64, life: Duration) -> Result<Certificat
     params.distinguished_name.push(DnType::CommonName, name);
     params.not_before = at(now_unix.saturating_sub(BACKDATE.min(life / 12).as_secs()));
     params.not_after = at(now_unix + life.as_secs());
-    params.serial_number = Some(SerialNumber::from_slice(&rand::random::<[u8; 16]>()));
+    params.serial_number = Some(new_serial());
     params.use_authority_key_identifier_extension = true;
     Ok(params)
+}
+
+fn new_serial() -> SerialNumber {
+    SerialNumber::from_slice(&rand::random::<[u8; 16]>())
 }
 
 fn ca_params(name: &str, now_unix: u64, life: Duration, path_length: u8) -> Result<CertificateParams, CaError> {

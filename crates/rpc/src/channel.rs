@@ -15,8 +15,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::identity::Expected;
 use crate::stream::PeerStream;
-use crate::tls::{ALPN_H2, IdentityError, LiveIdentity, joining_config};
-use crate::trust::Trust;
+use crate::tls::{ALPN_H2, IdentityError, LiveIdentity, anonymous_config};
+use crate::trust::{Anchor, Trust};
 
 /// TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -99,9 +99,9 @@ impl Dialer {
     }
 }
 
-/// A channel for joining: trusts only the platform whose root has this fingerprint.
-pub async fn connect_to_join(address: &str, root_fingerprint: &str) -> Result<Channel, JoinConnectError> {
-    let tls = TlsConnector::from(joining_config(root_fingerprint)?);
+/// A channel to control for whoever has no certificate, or none that control takes.
+pub async fn connect_anonymously(address: &str, anchor: Anchor) -> Result<Channel, AnonymousError> {
+    let tls = TlsConnector::from(anonymous_config(anchor)?);
     let connecting = async {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
@@ -110,17 +110,17 @@ pub async fn connect_to_join(address: &str, root_fingerprint: &str) -> Result<Ch
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
         .await
         .unwrap_or_else(|_| Err(timed_out(address)))
-        .map_err(|source| JoinConnectError::Connect { address: address.to_owned(), source })?;
+        .map_err(|source| AnonymousError::Connect { address: address.to_owned(), source })?;
     let mut once = Some(TokioIo::new(stream));
     let connector = tower::service_fn(move |_: Uri| {
-        let stream = once.take().ok_or_else(|| std::io::Error::other("the connection for joining is used once"));
+        let stream = once.take().ok_or_else(|| std::io::Error::other("a connection of this kind is used once"));
         async move { stream }
     });
-    endpoint().connect_with_connector(connector).await.map_err(JoinConnectError::Handshake)
+    endpoint().connect_with_connector(connector).await.map_err(AnonymousError::Handshake)
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum JoinConnectError {
+pub enum AnonymousError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error("cannot connect to control at {address}")]

@@ -2,12 +2,14 @@
 //! identities instead of addresses. This crate moves messages between proven peers; it does not know
 //! what callers do with them.
 
+pub mod authorities;
 pub mod ca;
 pub mod channel;
 pub mod contract;
 pub mod files;
 pub mod identity;
 pub mod join_token;
+pub mod rotation;
 pub mod server;
 pub mod stream;
 pub mod tls;

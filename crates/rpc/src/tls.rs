@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use crate::files;
 use crate::identity::{Expected, Identity};
-use crate::trust::{ClientCheck, PinnedCheck, ServerCheck, Trust, identity_of};
+use crate::trust::{Anchor, AnchoredCheck, ClientCheck, ServerCheck, Trust, identity_of};
 
 /// ALPN of all node-to-node traffic.
 pub const ALPN_H2: &[u8] = b"h2";
@@ -194,10 +194,10 @@ impl LiveIdentity {
     }
 }
 
-/// TLS for the one connection of a joining node, which has no identity yet.
-pub fn joining_config(root_fingerprint: &str) -> Result<Arc<ClientConfig>, IdentityError> {
+/// TLS for a connection to control by somebody who has no identity, or none that control takes.
+pub fn anonymous_config(anchor: Anchor) -> Result<Arc<ClientConfig>, IdentityError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let check = PinnedCheck { root_fingerprint: root_fingerprint.to_owned(), provider: provider.clone() };
+    let check = AnchoredCheck { anchor, provider: provider.clone() };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()

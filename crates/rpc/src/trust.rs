@@ -47,7 +47,7 @@ fn judged_time(now: u64, authority_heard: u64, not_before: u64) -> u64 {
 
 /// Control's signs of life, as this process heard them. Unix seconds.
 #[derive(Clone, Copy, Debug)]
-struct Hearing {
+pub(crate) struct Hearing {
     heard: u64,
     /// It was silent until just now.
     excuse: Option<Excuse>,
@@ -61,7 +61,11 @@ struct Excuse {
 }
 
 impl Hearing {
-    fn hear(&mut self, now: u64) {
+    pub(crate) fn new(heard: u64) -> Self {
+        Self { heard, excuse: None }
+    }
+
+    pub(crate) fn hear(&mut self, now: u64) {
         if now > self.heard + AUTHORITY_FRESH.as_secs() {
             self.excuse = Some(Excuse { heard: self.heard, until: now + TIME_TO_RENEW.as_secs() });
         }
@@ -69,7 +73,7 @@ impl Hearing {
     }
 
     /// See [`judged_time`].
-    fn judged_time(&self, now: u64, not_before: u64) -> u64 {
+    pub(crate) fn judged_time(&self, now: u64, not_before: u64) -> u64 {
         let heard = self.excuse.filter(|excuse| now < excuse.until).map_or(self.heard, |excuse| excuse.heard);
         judged_time(now, heard, not_before)
     }
@@ -98,7 +102,7 @@ impl Trust {
             platform,
             roots: ArcSwap::from_pointee(roots),
             revoked: ArcSwap::default(),
-            hearing: Mutex::new(Hearing { heard: authority_heard, excuse: None }),
+            hearing: Mutex::new(Hearing::new(authority_heard)),
             open: Mutex::default(),
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
         })
@@ -287,16 +291,43 @@ impl ClientCertVerifier for ClientCheck {
     verify_signatures_with!(|self| self.trust.algorithms());
 }
 
-/// For the one connection a joining node makes: the chain must contain, and be signed by, the root
-/// whose fingerprint the join token carries. Expiry is not judged here: a node whose clock is a day
-/// off shall be told so by control instead of seeing a certificate error.
+/// By what somebody without a certificate knows control.
+#[derive(Clone, Debug)]
+pub enum Anchor {
+    /// Of the root certificate, as a join token carries it: SHA-256, hex. The chain must contain it.
+    Fingerprint(String),
+    /// That were trusted last. Where another root has come since, the chain leads there from the one before.
+    Roots(RootCertStore),
+}
+
+/// For the one connection that somebody without a certificate makes: the chain must lead to the anchor.
+/// Expiry is not judged here: a node whose clock is a day off shall be told so by control instead of seeing
+/// a certificate error.
 #[derive(Debug)]
-pub(crate) struct PinnedCheck {
-    pub root_fingerprint: String,
+pub(crate) struct AnchoredCheck {
+    pub anchor: Anchor,
     pub provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for PinnedCheck {
+impl AnchoredCheck {
+    fn roots(&self, chain: &[CertificateDer<'_>]) -> Result<RootCertStore, Error> {
+        let wanted = match &self.anchor {
+            Anchor::Roots(roots) => return Ok(roots.clone()),
+            Anchor::Fingerprint(wanted) => wanted,
+        };
+        let strange = "the server is not of the platform that made this join token, or the platform has replaced its \
+                       root since: make a new token";
+        let root = chain
+            .iter()
+            .find(|certificate| crate::ca::fingerprint(certificate) == *wanted)
+            .ok_or_else(|| Error::General(strange.to_owned()))?;
+        let mut roots = RootCertStore::empty();
+        roots.add(root.clone().into_owned())?;
+        Ok(roots)
+    }
+}
+
+impl ServerCertVerifier for AnchoredCheck {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -305,12 +336,7 @@ impl ServerCertVerifier for PinnedCheck {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let root = intermediates
-            .iter()
-            .find(|certificate| crate::ca::fingerprint(certificate) == self.root_fingerprint)
-            .ok_or_else(|| Error::General("the server is not of the platform that made this join token".into()))?;
-        let mut roots = RootCertStore::empty();
-        roots.add(root.clone().into_owned())?;
+        let roots = self.roots(intermediates)?;
         let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
         let at_issue = UnixTime::since_unix_epoch(Duration::from_secs(not_before(end_entity)?));
         rustls::client::verify_server_cert_signed_by_trust_anchor(
@@ -359,7 +385,7 @@ mod tests {
     fn whoever_could_not_renew_has_time_to_once_control_is_back() {
         let heard = 1_000_000;
         let back = heard + 25 * HOUR;
-        let mut hearing = Hearing { heard, excuse: None };
+        let mut hearing = Hearing::new(heard);
         let end = back + TIME_TO_RENEW.as_secs();
         for (now, judged) in
             [(back, heard + AUTHORITY_FRESH.as_secs()), (end - 60, heard + AUTHORITY_FRESH.as_secs()), (end, end)]
@@ -368,7 +394,7 @@ mod tests {
             assert_eq!(hearing.judged_time(now, heard - HOUR), judged);
         }
         let never_silent = {
-            let mut hearing = Hearing { heard, excuse: None };
+            let mut hearing = Hearing::new(heard);
             hearing.hear(heard + AUTHORITY_FRESH.as_secs());
             hearing
         };

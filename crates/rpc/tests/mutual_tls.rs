@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status};
 
+use atoll_rpc::authorities::Authorities;
 use atoll_rpc::ca::{Authority, signing_request};
-use atoll_rpc::channel::{Dialer, connect, connect_to_join};
+use atoll_rpc::channel::{Dialer, connect, connect_anonymously};
 use atoll_rpc::identity::{Expected, Identity, Role};
 use atoll_rpc::proto::control::nodes_client::NodesClient;
 use atoll_rpc::proto::control::nodes_server::{Nodes, NodesServer};
@@ -18,6 +19,7 @@ use atoll_rpc::proto::control::{
 };
 use atoll_rpc::server::{accept, accept_apart, require_role};
 use atoll_rpc::tls::{ALPN_API, IdentityMaterial, LiveIdentity};
+use atoll_rpc::trust::Anchor;
 
 const HOUR: u64 = 3600;
 
@@ -199,13 +201,90 @@ async fn a_renewed_certificate_is_offered_on_the_next_connection() {
 async fn joining_trusts_only_the_pinned_platform() {
     let (ours, theirs) = (World::new("0a"), World::new("0b"));
     let address = serve(&ours.live(Role::Control, "ams1"), true).await.to_string();
-    let channel = connect_to_join(&address, &ours.authority.root_fingerprint()).await.unwrap();
+    let pinned = |world: &World| Anchor::Fingerprint(world.authority.root_fingerprint());
+    let channel = connect_anonymously(&address, pinned(&ours)).await.unwrap();
     let anonymous = NodesClient::new(channel).renew(RenewRequest::default()).await.unwrap_err();
     assert_eq!(anonymous.code(), tonic::Code::Unauthenticated);
 
-    assert!(connect_to_join(&address, &theirs.authority.root_fingerprint()).await.is_err());
+    assert!(connect_anonymously(&address, pinned(&theirs)).await.is_err());
     let worker = serve(&ours.live(Role::Worker, "ams1"), true).await.to_string();
-    assert!(connect_to_join(&worker, &ours.authority.root_fingerprint()).await.is_err());
+    assert!(connect_anonymously(&worker, pinned(&ours)).await.is_err());
+}
+
+/// A platform whose root was replaced, and what a process was given in each phase.
+struct Rotated {
+    /// Before, announced, overlapping, settled.
+    phases: Vec<IdentityMaterial>,
+    tokens: Vec<Anchor>,
+    control: Vec<Arc<LiveIdentity>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Rotated {
+    fn new(old_key_lost: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let began = now() - 8 * HOUR;
+        let authorities = Authorities::open(dir.path(), "0a", Duration::from_secs(HOUR), began).unwrap();
+        if old_key_lost {
+            std::fs::remove_file(dir.path().join("root.key")).unwrap();
+        }
+        let issue = |role| {
+            let (key_pem, request) = signing_request().unwrap();
+            let identity = Identity { platform: "0a".into(), role, node: "ams1".parse().unwrap() };
+            let issued = authorities.issue_node(&request, &identity, now()).unwrap();
+            IdentityMaterial { key_pem, chain_pem: issued.chain_pem, roots_pem: issued.roots_pem }
+        };
+        let mut rotated = Self { phases: Vec::new(), tokens: Vec::new(), control: Vec::new(), _dir: dir };
+        for phase in 0..4 {
+            let later = began + 2 * phase * HOUR;
+            match phase {
+                0 => {}
+                1 => authorities.begin(old_key_lost, later).unwrap(),
+                _ => assert!(authorities.step(later, later - 1).unwrap()),
+            }
+            rotated.phases.push(issue(Role::Worker));
+            rotated.tokens.push(Anchor::Fingerprint(authorities.root_fingerprint()));
+            rotated.control.push(LiveIdentity::new(&issue(Role::Control), now()).unwrap());
+        }
+        rotated
+    }
+
+    fn worker(&self, phase: usize) -> Arc<LiveIdentity> {
+        LiveIdentity::new(&self.phases[phase], now()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn while_a_root_is_replaced_processes_of_neighbouring_phases_know_each_other() {
+    for old_key_lost in [false, true] {
+        let rotated = Rotated::new(old_key_lost);
+        for (phase, control) in rotated.control.iter().enumerate() {
+            let address = serve(control, false).await;
+            for neighbour in [phase.saturating_sub(1), phase, (phase + 1).min(3)] {
+                call(&rotated.worker(neighbour), address, CONTROL).await.unwrap();
+            }
+        }
+        // The old root leads to the new one, but what was signed under it counts no longer.
+        let settled = serve(&rotated.control[3], true).await;
+        assert!(call(&rotated.worker(0), settled, CONTROL).await.is_err());
+        let roots = rotated.phases[0].roots().unwrap();
+        let asked = connect_anonymously(&settled.to_string(), Anchor::Roots(roots)).await;
+        assert_eq!(asked.is_ok(), !old_key_lost);
+    }
+}
+
+#[tokio::test]
+async fn join_tokens_of_the_phase_before_work_on() {
+    let rotated = Rotated::new(false);
+    for (phase, control) in rotated.control.iter().enumerate() {
+        let address = serve(control, true).await.to_string();
+        connect_anonymously(&address, rotated.tokens[phase].clone()).await.unwrap();
+        connect_anonymously(&address, rotated.tokens[phase.saturating_sub(1)].clone()).await.unwrap();
+    }
+    let address = serve(&rotated.control[3], true).await.to_string();
+    let refused = connect_anonymously(&address, rotated.tokens[0].clone()).await.unwrap_err();
+    let said = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
+    assert!(said.contains("make a new token"), "{said}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod announcements;
 mod audit;
+mod authority;
 mod console;
 mod deploys;
 mod images;
@@ -21,6 +22,7 @@ pub fn routes() -> Routes {
     Routes::default()
         .merge(announcements::routes())
         .merge(audit::routes())
+        .merge(authority::routes())
         .merge(console::routes())
         .merge(deploys::routes())
         .merge(images::routes())

@@ -7,12 +7,13 @@ use clap::Args;
 
 use atoll_model::NodeName;
 use atoll_rpc::ca::{signing_request, signing_request_for};
-use atoll_rpc::channel::connect_to_join;
+use atoll_rpc::channel::connect_anonymously;
 use atoll_rpc::files::write_durably;
 use atoll_rpc::join_token::JoinToken;
 use atoll_rpc::proto::control::enrolment_client::EnrolmentClient;
 use atoll_rpc::proto::control::{JoinReply, JoinRequest};
 use atoll_rpc::tls::IdentityMaterial;
+use atoll_rpc::trust::Anchor;
 
 use super::launch::{launch, require_root, take_supervisor_lock};
 use super::options::ServerOptions;
@@ -76,7 +77,7 @@ async fn enrol(
     };
     let (edge_key, edge_csr) = signing_request()?;
     let (net_key, net_csr) = signing_request()?;
-    let channel = connect_to_join(address, &token.root_fingerprint).await?;
+    let channel = connect_anonymously(address, Anchor::Fingerprint(token.root_fingerprint.clone())).await?;
     let request = JoinRequest {
         token: token.secret.clone(),
         node: name.to_string(),

@@ -7,7 +7,8 @@ use anyhow::{Context, bail};
 
 use atoll_model::{NodeName, RegionCode};
 use atoll_net::Place;
-use atoll_rpc::ca::{Authority, signing_request};
+use atoll_rpc::authorities::Authorities;
+use atoll_rpc::ca::signing_request;
 use atoll_rpc::files::write_durably;
 use atoll_rpc::identity::{Identity, Role};
 use atoll_rpc::tls::IdentityMaterial;
@@ -79,7 +80,7 @@ pub fn prepare_first_server(
         Some(node) => node,
         None => {
             // An authority that is there already was brought here to go on with its platform.
-            let platform = Authority::platform_of(&state.authority())?.unwrap_or_else(random_hex::<8>);
+            let platform = Authorities::platform_of(&state.authority())?.unwrap_or_else(random_hex::<8>);
             // Records may have been brought here, too, and know a server of this name. Whatever that one
             // said, this one has nothing of it: the moment is beyond any epoch of an earlier server.
             let epoch = now_unix();
@@ -101,15 +102,15 @@ pub fn prepare_first_server(
         }
     };
     let node = NodeFile { app_domain: control.app_domain.clone(), ..node };
-    let authority = Authority::open(&state.authority(), &node.platform, now_unix())?
-        .with_node_life(Duration::from_secs(control.certificate_seconds));
-    write_durably(&state.ca_certificate(), authority.root_pem().as_bytes(), false).context("cannot write ca.pem")?;
+    let life = Duration::from_secs(control.certificate_seconds);
+    let authority = Authorities::open(&state.authority(), &node.platform, life, now_unix())?;
+    write_durably(&state.ca_certificate(), authority.roots_pem().as_bytes(), false).context("cannot write ca.pem")?;
     // Issued at every start: whatever the server slept through, its own certificates are fresh.
     for role in [Role::Control, Role::Worker, Role::Edge, Role::Net] {
         let (key_pem, request) = signing_request()?;
         let identity = Identity { platform: node.platform.clone(), role, node: node.name.clone() };
-        let chain_pem = authority.issue_node(&request, &identity, now_unix())?;
-        let material = IdentityMaterial { key_pem, chain_pem, roots_pem: authority.root_pem().to_owned() };
+        let issued = authority.issue_node(&request, &identity, now_unix())?;
+        let material = IdentityMaterial { key_pem, chain_pem: issued.chain_pem, roots_pem: issued.roots_pem };
         material.save(&state.identity(role.as_str()))?;
     }
     hand_over(&state.role("control"), options.control_uid)?;

@@ -54,7 +54,7 @@ pub fn run(role: &str, state: PathBuf) -> anyhow::Result<()> {
     let material = IdentityMaterial::load(&state.identity(role))?;
     // Whoever has a certificate heard control when it was given it: perhaps not since, if control is dead.
     // What control itself knows of its own absence is in a file.
-    let heard = if role == "control" { control::last_alive(&state) } else { material.not_before()? };
+    let heard = if role == "control" { control::authority::last_alive(&state) } else { material.not_before()? };
     let live = LiveIdentity::new(&material, heard.min(now_unix()))?;
     let common = Common { state, node, run, live, _lock: lock };
     match role {

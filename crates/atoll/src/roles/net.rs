@@ -33,7 +33,7 @@ use atoll_signals::metrics::Source;
 
 use self::names::{Names, recursion};
 use self::public::PublicZones;
-use super::renewal::renew_forever;
+use super::renewal::{self, renew_forever};
 use super::replica::{Kept, SAVE_EVERY};
 use super::{Common, asked_to_end, runtime};
 use crate::node::sockets::Handed;
@@ -96,7 +96,7 @@ async fn serve(common: Common, prepared: Prepared) -> anyhow::Result<()> {
     if let Some(zones) = prepared.zones {
         serving.public_names(names, zones, &mut handed)?;
     }
-    tokio::spawn(renew_forever(live.clone(), control, state.identity("net")));
+    tokio::spawn(renew_forever(live.clone(), control, renewal::Kept { identity: state.identity("net"), roots: None }));
     if let Some(socket) = sockets::unix_listener(&mut handed, "metrics") {
         let sources = metrics::sources(&mesh, replica, serving.metrics);
         let devices = devices.map(devices::Devices::into_router).unwrap_or_default();

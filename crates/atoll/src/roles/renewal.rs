@@ -9,6 +9,7 @@ use anyhow::Context;
 use tonic::transport::Channel;
 
 use atoll_rpc::ca::signing_request_for;
+use atoll_rpc::files::write_durably;
 use atoll_rpc::proto::control::RenewRequest;
 use atoll_rpc::proto::control::nodes_client::NodesClient;
 use atoll_rpc::tls::{IdentityMaterial, LiveIdentity};
@@ -16,18 +17,26 @@ use atoll_signals::with_causes;
 
 use crate::node::setup::now_unix;
 
-/// How TLS tells of it that control takes no certificate that has ended.
-const EXPIRED: &str = "CertificateExpired";
+/// How TLS tells of it that control takes no certificate that has ended, or that is of a root that has been
+/// replaced, or that this process does not know the root that replaced its own.
+const LAPSED: [&str; 3] = ["CertificateExpired", "UnknownCA", "UnknownIssuer"];
 
-/// Runs until the process ends. `file`: where the identity is kept.
-pub async fn renew_forever(live: Arc<LiveIdentity>, control: Channel, file: PathBuf) {
+/// Where what was renewed is kept.
+pub struct Kept {
+    pub identity: PathBuf,
+    /// The roots by themselves, for users of this server.
+    pub roots: Option<PathBuf>,
+}
+
+/// Runs until the process ends.
+pub async fn renew_forever(live: Arc<LiveIdentity>, control: Channel, kept: Kept) {
     loop {
         let wait = live.renew_at().saturating_sub(now_unix());
         tokio::time::sleep(Duration::from_secs(wait)).await;
-        if let Err(error) = renew(&live, control.clone(), &file).await {
+        if let Err(error) = renew(&live, control.clone(), &kept).await {
             let left = live.expires_at().saturating_sub(now_unix());
             let error = with_causes(error.as_ref());
-            if left == 0 && !error.contains(EXPIRED) {
+            if left == 0 && !LAPSED.iter().any(|word| error.contains(word)) {
                 tracing::warn!(error, "this server's certificate has ended; until control is back others excuse that");
             } else if left == 0 {
                 tracing::error!(
@@ -52,15 +61,22 @@ fn pause(left: u64) -> Duration {
     }
 }
 
-async fn renew(live: &LiveIdentity, control: Channel, file: &std::path::Path) -> anyhow::Result<()> {
-    let kept = IdentityMaterial::load(file)?;
+async fn renew(live: &LiveIdentity, control: Channel, kept: &Kept) -> anyhow::Result<()> {
+    let material = IdentityMaterial::load(&kept.identity)?;
     // The key stays: it is what tells this node from another with its name.
-    let (key_pem, csr) = signing_request_for(&kept.key_pem)?;
+    let (key_pem, csr) = signing_request_for(&material.key_pem)?;
     let request = RenewRequest { csr: csr.into(), clock_ms: now_unix() * 1000 };
     let reply = NodesClient::new(control).renew(request).await.context("control did not answer")?.into_inner();
     let renewed = IdentityMaterial { key_pem, chain_pem: reply.chain, roots_pem: reply.roots };
     live.replace(&renewed)?;
     live.trust().authority_heard(now_unix());
-    renewed.save(file)?;
+    renewed.save(&kept.identity)?;
+    if let Some(file) = &kept.roots
+        && std::fs::read_to_string(file).ok().as_ref() != Some(&renewed.roots_pem)
+        && let Err(error) = write_durably(file, renewed.roots_pem.as_bytes(), false)
+    {
+        // This process has them; the next renewal tries again.
+        tracing::warn!(file = %file.display(), %error, "cannot write the platform's roots");
+    }
     Ok(())
 }

@@ -2,21 +2,18 @@
 //! come back: its machines have been made again elsewhere, so what it runs must end.
 //!
 //! Control is asked without a certificate, as it accepts none of a server that was given up; it
-//! proves itself by the platform's root. An answer that does not come means nothing: without control
+//! proves itself by the platform's root, or is led to by the root that was before it, which may be all that
+//! a server knows that was away for long. An answer that does not come means nothing: without control
 //! a server goes on.
 
 use std::time::Duration;
 
-use anyhow::Context;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
-
 use atoll_model::MachineState;
-use atoll_rpc::ca::fingerprint;
-use atoll_rpc::channel::connect_to_join;
+use atoll_rpc::channel::connect_anonymously;
 use atoll_rpc::proto::control::StandingRequest;
 use atoll_rpc::proto::control::enrolment_client::EnrolmentClient;
 use atoll_rpc::tls::IdentityMaterial;
+use atoll_rpc::trust::Anchor;
 use atoll_worker::{Agent, Caller, StopOptions};
 
 use crate::node::state::{NodeFile, StateDir};
@@ -42,9 +39,8 @@ pub async fn given_up(state: &StateDir, node: &NodeFile) {
 }
 
 async fn ask(state: &StateDir, node: &NodeFile) -> anyhow::Result<bool> {
-    let roots = IdentityMaterial::load(&state.identity("worker"))?.roots_pem;
-    let root = CertificateDer::pem_slice_iter(roots.as_bytes()).next().context("there is no root certificate")??;
-    let channel = connect_to_join(&node.control, &fingerprint(&root)).await?;
+    let roots = IdentityMaterial::load(&state.identity("worker"))?.roots()?;
+    let channel = connect_anonymously(&node.control, Anchor::Roots(roots)).await?;
     let request = StandingRequest { node: node.name.to_string(), epoch: node.epoch };
     Ok(EnrolmentClient::new(channel).standing(request).await?.into_inner().given_up)
 }

@@ -22,6 +22,7 @@ mod public_names;
 mod registries;
 mod restoring;
 mod resumption;
+mod rotating;
 mod secrets;
 mod slow_link;
 mod support;

@@ -3,13 +3,9 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::ServiceExt;
 use axum::extract::{ConnectInfo, Request};
-use rustls::ServerConfig;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tower::Layer;
@@ -21,11 +17,10 @@ use atoll_deploy::Deploys;
 use atoll_images::registry;
 use atoll_rpc::stream::PeerStream;
 
+use super::certificate::tls;
 use super::gather::{self, Gather};
 use super::listeners::{Caller, Edges, TlsListener};
 use super::registry::AppRights;
-
-const CERTIFICATE_LIFE: Duration = Duration::from_secs(365 * 86_400);
 
 /// Where the API is met.
 pub struct Entrances {
@@ -56,7 +51,7 @@ pub async fn serve(
     if plain {
         tokio::try_join!(edges, axum::serve(clients, service))?;
     } else {
-        let clients = TlsListener::new(clients, certificate(&control, advertised)?)?;
+        let clients = TlsListener::new(clients, tls(control, advertised)?)?;
         tokio::try_join!(edges, axum::serve(clients, service))?;
     }
     Ok(())
@@ -69,14 +64,4 @@ fn with_origin(mut request: Request) -> Request {
         None => Origin::direct(&mut request, None),
     }
     request
-}
-
-fn certificate(control: &Control, advertised: IpAddr) -> anyhow::Result<Arc<ServerConfig>> {
-    let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned(), advertised.to_string()];
-    let (chain, key) = control.authority.issue_hosts(&hosts, control.now_ms() / 1000, CERTIFICATE_LIFE)?;
-    let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<_, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
-    let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }

@@ -1,6 +1,8 @@
 //! The control process: API, records, deploys, the catalogue's hub, the authority.
 
 mod api;
+pub mod authority;
+mod certificate;
 mod gather;
 mod hub;
 mod listeners;
@@ -22,13 +24,12 @@ use atoll_identity::TokenText;
 use atoll_images::{ImageStore, PullOptions, Puller};
 use atoll_keyring::{FileKeys, Keyring};
 use atoll_model::{Owner, Row, RowKey, RowVersion};
-use atoll_rpc::ca::{Authority, signing_request_for};
-use atoll_rpc::files::write_durably;
+use atoll_rpc::authorities::Authorities;
 use atoll_rpc::identity::Role;
 use atoll_rpc::proto::control::enrolment_server::EnrolmentServer;
 use atoll_rpc::proto::control::nodes_server::NodesServer;
 use atoll_rpc::server::accept_apart;
-use atoll_rpc::tls::{ALPN_API, IdentityMaterial, LiveIdentity};
+use atoll_rpc::tls::ALPN_API;
 use atoll_signals::metrics::Source;
 use atoll_store::{Location, NewNode, NewToken, Store, TokenKind};
 
@@ -69,8 +70,12 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         images: ImageStore::open(own.join("images")).context("cannot open the image store")?,
         puller: Puller::new(PullOptions::default()).context("cannot set up pulls from other registries")?,
         keyring: Arc::new(Keyring::new(Arc::new(keys))),
-        authority: Authority::open(&state.authority(), &node.platform, now_unix())?
-            .with_node_life(Duration::from_secs(options.certificate_seconds)),
+        authority: Authorities::open(
+            &state.authority(),
+            &node.platform,
+            Duration::from_secs(options.certificate_seconds),
+            now_unix(),
+        )?,
         directory: Directory::new(live.clone()),
         rows: Arc::new(ControlRows(rows.clone())),
         settings: Settings {
@@ -117,7 +122,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         async move { control.take_back_forever(|| observe::rows(&view)).await }
     });
     tokio::spawn(control.clone().prune_forever());
-    tokio::spawn(renew_own(control.clone(), state.clone()));
+    tokio::spawn(authority::keep(control.clone(), state.clone()));
 
     if let Some(socket) = metrics_socket {
         let sources: Vec<Arc<dyn Source>> =
@@ -216,47 +221,6 @@ fn own_address(listening: SocketAddr) -> IpAddr {
         socket.local_addr()
     };
     route().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
-}
-
-/// When control was alive last, in Unix seconds, as an earlier process noted; now where none did.
-pub fn last_alive(state: &StateDir) -> u64 {
-    let noted = std::fs::read_to_string(state.alive()).ok().and_then(|text| text.trim().parse().ok());
-    noted.unwrap_or_else(now_unix)
-}
-
-/// So that the next process knows for how long nobody could renew.
-fn note_alive(state: &StateDir) {
-    if let Err(error) = write_durably(&state.alive(), now_unix().to_string().as_bytes(), false) {
-        tracing::warn!(%error, "cannot note that control is alive: after a long absence servers would have to join again");
-    }
-}
-
-/// Control signs its own certificate.
-async fn renew_own(control: Arc<Control>, state: StateDir) {
-    let live: &LiveIdentity = &control.live;
-    let file = state.identity("control");
-    loop {
-        live.trust().authority_heard(now_unix());
-        note_alive(&state);
-        let wait = live.renew_at().saturating_sub(now_unix());
-        if wait > 0 {
-            // Control's own sign of life is due, too.
-            tokio::time::sleep(Duration::from_secs(wait.min(20))).await;
-            continue;
-        }
-        let renew = || -> anyhow::Result<()> {
-            let kept = IdentityMaterial::load(&file)?;
-            let (key_pem, csr) = signing_request_for(&kept.key_pem)?;
-            let chain_pem = control.authority.issue_node(&csr, live.identity(), now_unix())?;
-            let renewed = IdentityMaterial { key_pem, chain_pem, roots_pem: kept.roots_pem };
-            live.replace(&renewed)?;
-            Ok(renewed.save(&file)?)
-        };
-        if let Err(error) = renew() {
-            tracing::error!(error = format!("{error:#}"), "control cannot renew its own certificate");
-            tokio::time::sleep(Duration::from_secs(5)).await;
-        }
-    }
 }
 
 /// Control's rows, into the catalogue.

@@ -22,7 +22,7 @@ use atoll_rpc::identity::{Expected, Role};
 use atoll_signals::lines::Destination;
 
 use super::metrics::{CatalogueMetrics, EdgeMetrics};
-use super::renewal::renew_forever;
+use super::renewal::{self, renew_forever};
 use super::replica::{Kept, SAVE_EVERY};
 use super::{Common, asked_to_end};
 use crate::node::{metrics, sockets, supervisor};
@@ -75,7 +75,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     )?;
 
     tokio::spawn(served::write_forever(replica.clone(), node.region, state.role("edge").join("served.json")));
-    tokio::spawn(renew_forever(live.clone(), control, state.identity("edge")));
+    tokio::spawn(renew_forever(live.clone(), control, renewal::Kept { identity: state.identity("edge"), roots: None }));
 
     if let Some(socket) = metrics_socket {
         let edge =

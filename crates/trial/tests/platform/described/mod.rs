@@ -38,6 +38,9 @@ fn the_api_is_as_it_describes_itself() {
         api.get("/api/v1/mesh", 200).await?;
         api.get("/api/v1/control/backup", 200).await?;
         api.get("/api/v1/audit?since=soon", 400).await?;
+        api.get("/api/v1/control/authority", 200).await?;
+        api.send(Method::POST, "/api/v1/control/authority/rotate", json!({}), 200).await?;
+        api.send(Method::POST, "/api/v1/control/authority/rotate", json!({}), 409).await?;
         api.send(Method::POST, "/api/v1/nodes/tokens", json!({}), 200).await?;
         let made = api.send(Method::POST, "/api/v1/tokens", json!({"name": "ci", "role": "read-only"}), 200).await?;
         api.get("/api/v1/tokens", 200).await?;
