@@ -68,7 +68,8 @@ async fn joins(platform: &Platform, node: &mut Node, token: String) -> anyhow::R
 }
 
 async fn heard(platform: &Platform, name: &str) -> anyhow::Result<()> {
-    let waited = until(&format!("{name} is heard"), SOON, async || {
+    let what = format!("{name} is heard");
+    let waited = until(&what, SOON, async || {
         let nodes = platform.client().nodes().await?;
         let node = nodes.iter().find(|node| node.name.as_str() == name).context("it is not listed")?;
         ensure!(node.reachable, "it is not");
@@ -86,7 +87,8 @@ async fn killed_control(platform: &Platform) -> anyhow::Result<()> {
 /// Waits until a server gives its users so many roots.
 async fn roots(node: &Node, wanted: usize) -> anyhow::Result<()> {
     let file = node.seen_from_outside(&node.state()?.join("ca.pem"))?;
-    let waited = until(&format!("{} hands out {wanted} roots", node.name()), A_PHASE, async || {
+    let what = format!("{} hands out {wanted} roots", node.name());
+    let waited = until(&what, A_PHASE, async || {
         let found = std::fs::read_to_string(&file)?.matches("BEGIN CERTIFICATE").count();
         ensure!(found == wanted, "it hands out {found}");
         Ok(())
@@ -99,7 +101,8 @@ async fn served(platform: &Platform, roots: &Path) -> anyhow::Result<()> {
     let berlin = platform.host("berlin")?;
     let ca = berlin.disk()?.join("ca.pem");
     std::fs::copy(roots, &ca)?;
-    let waited = until(&format!("with {}, HTTPS is served", roots.display()), SOON, async || {
+    let what = format!("with {}, HTTPS is served", roots.display());
+    let waited = until(&what, SOON, async || {
         let mut curl = berlin.command("curl")?;
         curl.args(["-sSf", "--max-time", "5", "--cacert"]).arg(&ca);
         curl.args(["--resolve", &format!("{SITE}:443:{SERVICE_ADDRESS}"), &format!("https://{SITE}/")]);
