@@ -307,10 +307,13 @@ impl Node {
         Ok(value as u64)
     }
 
-    /// The edge's access log.
+    /// The edge's access log; empty before the first request.
     pub fn access_log(&self) -> anyhow::Result<String> {
         let file = self.state()?.join("edge/access.log");
-        std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
+        match std::fs::read_to_string(&file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            read => read.with_context(|| format!("cannot read {}", file.display())),
+        }
     }
 
     /// The last lines of the server's log.
