@@ -13,7 +13,9 @@ use atoll_lab::Host;
 use atoll_lab::routes::RouteWatch;
 use atoll_model::MachineState;
 use atoll_model::wire::AddressPoolRequest;
-use atoll_trial::guard::{APP_PREFIX, BFD_MS, Guard, PREFIX, WORLD, changed_within, is_about, time_until_gone};
+use atoll_trial::guard::{
+    APP_PREFIX, BFD_MS, Guard, PREFIX, WORLD, changed_within, is_about, next_hop, time_until_gone,
+};
 use atoll_trial::platform::{MachineSpec, Origin, Platform, Role};
 use atoll_trial::programs::load_generator;
 use atoll_trial::wait::until;
@@ -148,7 +150,7 @@ impl Scene {
     /// in both directions, and a fault in that first second or two is noticed that much later.
     async fn guarded(&self) -> anyhow::Result<()> {
         self.guard.announced().await?;
-        let own = self.platform.host("ams")?.ipv4()?.to_string();
+        let (east, own) = (self.platform.host("east")?, self.platform.host("ams")?.ipv4()?.to_string());
         // Its own pace, and three times the other's.
         let paces = [1, 3].map(|times| format!("{:.3}", f64::from(times * BFD_MS) / 1e3));
         until("both ends look for each other at full pace", LIMIT, async || {
@@ -158,6 +160,8 @@ impl Scene {
             let guarded =
                 told.any(|words| words.len() == 6 && (words[0], words[2]) == (&own, "Up") && words[4..] == paces);
             ensure!(guarded, "{sessions}");
+            // After a thaw the session ends once more and is back before the route is.
+            ensure!(next_hop(&east, PREFIX.0).await?.is_some(), "it is not announced");
             Ok(())
         })
         .await?;
