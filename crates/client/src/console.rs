@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -20,10 +21,13 @@ use crate::{Client, ClientError};
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// An open console.
-pub struct Console {
-    socket: WebSocketStream<Box<dyn Stream>>,
-}
+type Socket = WebSocketStream<Box<dyn Stream>>;
+
+/// What an open console is told. Apart from what it says, so that neither waits for the other.
+pub struct ConsoleInput(SplitSink<Socket, Message>);
+
+/// What an open console says.
+pub struct ConsoleOutput(SplitStream<Socket>);
 
 /// What the machine's side says.
 #[derive(Debug)]
@@ -38,7 +42,12 @@ fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientE
 
 impl Client {
     /// Opens a console in a running machine.
-    pub async fn console(&self, app: &str, machine: &str, start: &ConsoleControl) -> Result<Console, ClientError> {
+    pub async fn console(
+        &self,
+        app: &str,
+        machine: &str,
+        start: &ConsoleControl,
+    ) -> Result<(ConsoleInput, ConsoleOutput), ClientError> {
         let (secure, authority) = match (self.base.strip_prefix("http://"), self.base.strip_prefix("https://")) {
             (Some(rest), _) => (false, rest),
             (_, Some(rest)) => (true, rest),
@@ -69,9 +78,10 @@ impl Client {
             }
             other => broken(other),
         })?;
-        let mut console = Console { socket };
-        console.control(start).await?;
-        Ok(console)
+        let (sink, stream) = socket.split();
+        let mut input = ConsoleInput(sink);
+        input.control(start).await?;
+        Ok((input, ConsoleOutput(stream)))
     }
 
     async fn tls(&self, with_port: &str, tcp: TcpStream) -> Result<impl Stream + use<>, ClientError> {
@@ -86,21 +96,23 @@ impl Client {
     }
 }
 
-impl Console {
+impl ConsoleInput {
     pub async fn control(&mut self, control: &ConsoleControl) -> Result<(), ClientError> {
         let text = serde_json::to_string(control).map_err(broken)?;
-        self.socket.send(Message::text(text)).await.map_err(broken)
+        self.0.send(Message::text(text)).await.map_err(broken)
     }
 
     /// Bytes for the process's standard input.
     pub async fn input(&mut self, bytes: Vec<u8>) -> Result<(), ClientError> {
-        self.socket.send(Message::binary(bytes)).await.map_err(broken)
+        self.0.send(Message::binary(bytes)).await.map_err(broken)
     }
+}
 
+impl ConsoleOutput {
     /// What comes next; an error when the console ended without an exit code.
     pub async fn next(&mut self) -> Result<Output, ClientError> {
         loop {
-            match self.socket.next().await {
+            match self.0.next().await {
                 Some(Ok(Message::Binary(bytes))) => return Ok(Output::Bytes(bytes.to_vec())),
                 Some(Ok(Message::Text(text))) => match serde_json::from_str(&text) {
                     Ok(ConsoleControl::Exit { code }) => return Ok(Output::Exit(code)),

@@ -7,7 +7,7 @@ mod lines;
 mod requests;
 mod tunnel;
 
-pub use console::{Console, Output};
+pub use console::{ConsoleInput, ConsoleOutput, Output};
 pub use error::{ClientError, Kind};
 pub use lines::Lines;
 pub use requests::{AuditQuery, Client, ExecReply, LogQuery};

@@ -1,5 +1,6 @@
 //! `atoll ssh console`: a terminal in a machine.
 
+use std::convert::Infallible;
 use std::io::{IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 
@@ -8,7 +9,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use atoll_client::{Client, Output};
+use atoll_client::{Client, ConsoleInput, ConsoleOutput, Output};
 use atoll_model::MachineState;
 use atoll_model::wire::ConsoleControl;
 
@@ -53,36 +54,53 @@ pub async fn run(SshCommand::Console(command): SshCommand, client: &Client, _pri
         Some(text) => vec!["/bin/sh".into(), "-c".into(), text],
         None => vec!["/bin/sh".into()],
     };
-    let mut console =
-        client.console(&app, &machine, &ConsoleControl::Start { command: argv, tty, rows, columns }).await?;
+    let start = ConsoleControl::Start { command: argv, tty, rows, columns };
+    let (input, output) = client.console(&app, &machine, &start).await?;
     let _raw = if tty { Some(RawTerminal::enter()?) } else { None };
+    tokio::select! {
+        ended = show(output) => ended,
+        failed = feed(input, tty) => failed.map(|never| match never {}),
+    }
+}
 
+/// Shows what the command says, until it has ended.
+async fn show(mut output: ConsoleOutput) -> CliResult {
+    loop {
+        match output.next().await? {
+            Output::Bytes(bytes) => {
+                let mut out = std::io::stdout().lock();
+                out.write_all(&bytes).and_then(|()| out.flush()).map_err(CliError::io("write to the terminal"))?;
+            }
+            Output::Exit(code) => return Ok(Outcome::Exit(u8::try_from(code).unwrap_or(1))),
+        }
+    }
+}
+
+/// Tells the command what is typed and what happens to the terminal, for as long as it runs.
+async fn feed(mut input: ConsoleInput, tty: bool) -> Result<Infallible, CliError> {
     let mut resized = signal(SignalKind::window_change()).map_err(CliError::io("watch the terminal's size"))?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(CliError::io("watch for Ctrl-C"))?;
     let mut stdin = read_stdin();
     let mut stdin_open = true;
     loop {
-        tokio::select! {
-            output = console.next() => match output? {
-                Output::Bytes(bytes) => {
-                    let mut out = std::io::stdout().lock();
-                    out.write_all(&bytes).and_then(|()| out.flush()).map_err(CliError::io("write to the terminal"))?;
-                }
-                Output::Exit(code) => return Ok(Outcome::Exit(u8::try_from(code).unwrap_or(1))),
-            },
+        let sent = tokio::select! {
             read = stdin.recv(), if stdin_open => match read {
-                Some(bytes) => console.input(bytes).await?,
+                Some(bytes) => input.input(bytes).await,
                 None => {
                     stdin_open = false;
-                    console.control(&ConsoleControl::CloseStdin).await?;
+                    input.control(&ConsoleControl::CloseStdin).await
                 }
             },
             _ = resized.recv(), if tty => {
                 let (rows, columns) = window_size();
-                console.control(&ConsoleControl::Resize { rows, columns }).await?;
+                input.control(&ConsoleControl::Resize { rows, columns }).await
             }
             // In a raw terminal Ctrl-C is a byte like any other; here it is ours to pass on.
-            _ = interrupted.recv() => console.control(&ConsoleControl::Signal { signal: 2 }).await?,
+            _ = interrupted.recv() => input.control(&ConsoleControl::Signal { signal: 2 }).await,
+        };
+        if sent.is_err() {
+            // Why is told by what comes from there.
+            std::future::pending::<()>().await;
         }
     }
 }

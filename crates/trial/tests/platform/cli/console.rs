@@ -33,6 +33,16 @@ fn a_console_is_a_terminal_in_a_machine() {
         // Without a terminal: output, input and the exit code alone.
         let said = user.types(&["ssh", "console", "-a", "site", "-C", "echo out; echo err >&2; exit 9"]).await?;
         ensure!(said.code == Some(9) && said.stdout.contains("out\n"), "{said:?}");
+        // Input that the command does not read is in nobody's way, and how it ended is told all the same.
+        for _ in 0..5 {
+            let said =
+                user.pipes("head -c 20000000 /dev/zero", &["ssh", "console", "-a", "site", "-C", "exit 9"]).await?;
+            ensure!(said.code == Some(9), "{said:?}");
+        }
+        // Both directions flow at once.
+        let said = user.pipes("seq 1000000", &["ssh", "console", "-a", "site", "-C", "/bin/busybox cat"]).await?;
+        let lines = said.stdout.lines().count();
+        ensure!(said.code == Some(0) && lines == 1_000_000 && said.stderr.is_empty(), "{lines} lines, {}", said.stderr);
         let missing = user.fails(4, &["ssh", "console", "-a", "site", "--machine", "00000000000001"]).await?;
         ensure!(missing.contains("machine not found"), "{missing}");
         Ok(())

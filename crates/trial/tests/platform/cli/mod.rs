@@ -12,7 +12,8 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use atoll_trial::platform::{Platform, Said, Shipped};
+use atoll_trial::platform::{Platform, Said, Shipped, said};
+use atoll_trial::programs;
 
 /// Somebody who types in a folder.
 struct User<'a> {
@@ -31,6 +32,14 @@ impl<'a> User<'a> {
 
     async fn types(&self, words: &[&str]) -> anyhow::Result<Said> {
         self.platform.atoll(self.folder(), words).await
+    }
+
+    /// A command whose input is what a line of shell writes.
+    async fn pipes(&self, writer: &str, words: &[&str]) -> anyhow::Result<Said> {
+        let mut command = self.platform.atoll_command("sh", self.folder());
+        let line = format!("{writer} | \"$@\"");
+        command.env("PATH", "/usr/bin:/bin").args(["-c", &line, "sh"]).arg(programs::atoll()?).args(words);
+        said(&mut command).await
     }
 
     /// A command that does what it says; gives its output.
