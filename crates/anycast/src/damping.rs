@@ -1,6 +1,7 @@
 //! Keeps routes of single addresses from coming and going: whoever is told of them by BGP would suppress one
 //! that does (RFC 2439), for an hour and everywhere. Leaving is never delayed. The first return is neither, as a
-//! deploy may cause it; each further one takes twice as long. Pure; times are durations of one monotonic clock.
+//! deploy may cause it; each further one takes twice as long. An edge that begins anew remembers nothing: its own
+//! restart is one departure more than it knows of. Pure; times are durations of one monotonic clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -19,9 +19,9 @@ use atoll_identity::{AuthError, Principal};
 use atoll_signals::with_causes;
 use atoll_store::{AuditCall, AuditChange, AuditEnd, AuditOutcome};
 
-use crate::Api;
 use crate::auth::Auth;
 use crate::error::{ApiError, Refusal};
+use crate::{Api, MAX_BODY};
 
 /// Bytes of a name in a target, and names in it. Callers choose them.
 const MAX_NAME: usize = 128;
@@ -85,10 +85,16 @@ pub async fn keep(
     response
 }
 
-/// A client that sends still would miss the answer.
+/// A client that sends still would miss the answer; one that sends more than any call takes is not waited for.
 async fn read_and_drop(body: Body) {
     let mut chunks = body.into_data_stream();
-    while let Some(Ok(_)) = chunks.next().await {}
+    let mut left = MAX_BODY;
+    while let Some(Ok(chunk)) = chunks.next().await {
+        match left.checked_sub(chunk.len()) {
+            Some(less) => left = less,
+            None => return,
+        }
+    }
 }
 
 /// What a path's parameter names: `app` for `app_name`.

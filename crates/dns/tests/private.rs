@@ -119,7 +119,7 @@ fn the_world_s_names_are_cached_and_outlive_their_servers() {
         let forwarder = Arc::new(Forwarder::new(vec![nobody]));
         let (_internal, _served) = serve_over(1, forwarder.clone());
         assert!(dig(&format!("{ACME} www.up.test A")).await.contains("status: SERVFAIL"));
-        forwarder.ask_of(vec![nobody, upstream]);
+        forwarder.set_upstreams(vec![nobody, upstream]);
 
         assert_eq!(short(&format!("{ACME} www.up.test A")).await, ["192.0.2.80"]);
         assert_eq!(short(&format!("{ACME} mail.up.test MX")).await, ["10 www.up.test."], "types unknown here");

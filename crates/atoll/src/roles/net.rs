@@ -96,7 +96,7 @@ async fn serve(common: Common, prepared: Prepared) -> anyhow::Result<()> {
     if let Some(zones) = prepared.zones {
         serving.public_names(names, zones, &mut handed)?;
     }
-    tokio::spawn(renew_forever(live.clone(), control, renewal::Kept { identity: state.identity("net"), roots: None }));
+    tokio::spawn(renew_forever(live.clone(), control, renewal::Files { identity: state.identity("net"), roots: None }));
     if let Some(socket) = sockets::unix_listener(&mut handed, "metrics") {
         let sources = metrics::sources(&mesh, replica, serving.metrics);
         let devices = devices.map(devices::Devices::into_router).unwrap_or_default();

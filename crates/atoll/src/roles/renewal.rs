@@ -21,19 +21,19 @@ use crate::node::setup::now_unix;
 /// replaced, or that this process does not know the root that replaced its own.
 const LAPSED: [&str; 3] = ["CertificateExpired", "UnknownCA", "UnknownIssuer"];
 
-/// Where what was renewed is kept.
-pub struct Kept {
+/// Where what was renewed is files.
+pub struct Files {
     pub identity: PathBuf,
     /// The roots by themselves, for users of this server.
     pub roots: Option<PathBuf>,
 }
 
 /// Runs until the process ends.
-pub async fn renew_forever(live: Arc<LiveIdentity>, control: Channel, kept: Kept) {
+pub async fn renew_forever(live: Arc<LiveIdentity>, control: Channel, files: Files) {
     loop {
         let wait = live.renew_at().saturating_sub(now_unix());
         tokio::time::sleep(Duration::from_secs(wait)).await;
-        if let Err(error) = renew(&live, control.clone(), &kept).await {
+        if let Err(error) = renew(&live, control.clone(), &files).await {
             let left = live.expires_at().saturating_sub(now_unix());
             let error = with_causes(error.as_ref());
             if left == 0 && !LAPSED.iter().any(|word| error.contains(word)) {
@@ -61,8 +61,8 @@ fn pause(left: u64) -> Duration {
     }
 }
 
-async fn renew(live: &LiveIdentity, control: Channel, kept: &Kept) -> anyhow::Result<()> {
-    let material = IdentityMaterial::load(&kept.identity)?;
+async fn renew(live: &LiveIdentity, control: Channel, files: &Files) -> anyhow::Result<()> {
+    let material = IdentityMaterial::load(&files.identity)?;
     // The key stays: it is what tells this node from another with its name.
     let (key_pem, csr) = signing_request_for(&material.key_pem)?;
     let request = RenewRequest { csr: csr.into(), clock_ms: now_unix() * 1000 };
@@ -70,8 +70,8 @@ async fn renew(live: &LiveIdentity, control: Channel, kept: &Kept) -> anyhow::Re
     let renewed = IdentityMaterial { key_pem, chain_pem: reply.chain, roots_pem: reply.roots };
     live.replace(&renewed)?;
     live.trust().authority_heard(now_unix());
-    renewed.save(&kept.identity)?;
-    if let Some(file) = &kept.roots
+    renewed.save(&files.identity)?;
+    if let Some(file) = &files.roots
         && std::fs::read_to_string(file).ok().as_ref() != Some(&renewed.roots_pem)
         && let Err(error) = write_durably(file, renewed.roots_pem.as_bytes(), false)
     {

@@ -29,7 +29,7 @@ use super::catalogue::WatchService;
 use super::images::{NodeImages, Policy};
 use super::metrics::{NetworkMetrics, WorkerMetrics};
 use super::place::PlaceService;
-use super::renewal::{Kept, renew_forever};
+use super::renewal::{Files, renew_forever};
 use super::sequence::DurablePublisher;
 use super::standing::{given_up, stop_machines};
 use super::{Common, asked_to_end};
@@ -84,8 +84,8 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     // edges that the other half is gone.
     let agent = Worker::start(config, deps).await.context("cannot start the agent")?;
 
-    let kept = Kept { identity: state.identity("worker"), roots: Some(state.ca_certificate()) };
-    tokio::spawn(renew_forever(live.clone(), control, kept));
+    let files = Files { identity: state.identity("worker"), roots: Some(state.ca_certificate()) };
+    tokio::spawn(renew_forever(live.clone(), control, files));
     tokio::spawn(count_traffic(networks.clone(), agent.clone()));
     let tally = images.tally();
     tokio::spawn(images.collect_forever(Policy {

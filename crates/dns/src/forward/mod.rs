@@ -79,7 +79,7 @@ impl Forwarder {
     }
 
     /// Asks these servers from now on.
-    pub fn ask_of(&self, upstreams: Vec<SocketAddr>) {
+    pub fn set_upstreams(&self, upstreams: Vec<SocketAddr>) {
         self.upstreams.replace(upstreams);
     }
 

@@ -230,7 +230,8 @@ impl Core {
         }
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
         peer.asked += 1;
-        let silent = matches!(peer.measure.standing(now), Standing::Silent);
+        let standing = peer.measure.standing(now);
+        let silent = matches!(standing, Standing::Silent);
         let long = peer.measure.silent(now).is_none_or(|silent| silent >= LONG_SILENT);
         peer.due = now
             + match (silent, peer.measure.is_suspicious(now)) {
@@ -247,14 +248,14 @@ impl Core {
             peer.trial(number.get(), to, now);
             letters.push((to, peer.seal.seal(&Signal { ask: Some(number), direct, ..Signal::default() })));
         }
-        letters.extend(self.ask_sizes(id, direct, now));
+        letters.extend(self.ask_sizes(id, direct, standing, now));
         letters
     }
 
     /// Questions as large as packets may be.
-    fn ask_sizes(&mut self, id: Id, direct: bool, now: Instant) -> Vec<Letter> {
+    fn ask_sizes(&mut self, id: Id, direct: bool, standing: Standing, now: Instant) -> Vec<Letter> {
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
-        let answers = matches!(peer.measure.standing(now), Standing::Answers(quality) if quality.loss < TELLS_SIZES);
+        let answers = matches!(standing, Standing::Answers(quality) if quality.loss < TELLS_SIZES);
         let Some(to) = peer.confirmed(now).filter(|_| answers) else {
             peer.packet_size.interrupt();
             return Vec::new();

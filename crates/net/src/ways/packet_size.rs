@@ -228,6 +228,9 @@ mod tests {
             });
             let found = way.size.largest().unwrap();
             prop_assert!(found <= largest);
+            way.run(RAISE + CHECK * 2, |size| size <= largest);
+            let best = SIZES.into_iter().find(|size| *size <= largest);
+            prop_assert_eq!(way.size.largest(), best, "what was lost by chance is found later");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The platform's own API, which has a name below the app domain: the edge that a user meets hands requests for
-//! it to control, each once, since what control may have begun must not be begun again. What the requests are,
-//! and who may make them, is not known here.
+//! it to control. What control may have begun is not begun again, but for questions, which change nothing: one on
+//! a kept connection that turns out to be dead is asked once more (RFC 9110 sections 9.2.1 and 9.2.2). What the
+//! requests are, and who may make them, is not known here.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,9 +22,6 @@ use crate::errors::Failure;
 use crate::headers;
 use crate::node::{Pool, Sender, Tunnel};
 use crate::surroundings::PlatformApi;
-
-/// Connections on which one request is tried: a kept one may have ended, a new one should not.
-const SENDS: usize = 2;
 
 /// Idle connections of one core to control.
 pub(crate) type ApiPool = Pool<()>;
@@ -82,29 +80,35 @@ async fn send(
     core: &Core,
     api: &dyn PlatformApi,
     upgrade: bool,
-    mut request: Request<RequestBody>,
+    request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Sender), Failure> {
-    // A kept connection may be half dead without our knowing: only what may be repeated is sent on one.
-    let may_reuse = request.method().is_idempotent() && !upgrade;
-    let mut kept = may_reuse.then(|| core.api.take(&(), Instant::now())).flatten();
-    for _ in 0..SENDS {
-        let mut sender = match kept.take() {
-            Some(sender) => sender,
-            None => connect(core, api).await?,
-        };
-        match sender.try_send_request(request).await {
-            Ok(response) => return Ok((response, sender)),
-            Err(mut error) => match error.take_message() {
-                // Nothing of it was written: the connection had ended before.
-                Some(unsent) => request = unsent,
-                None => {
-                    tracing::debug!(error = with_causes(error.error()), "an exchange with control broke");
-                    return Err(Failure::control_broke_off());
-                }
-            },
+    // A kept connection may be dead without our knowing: only what may be repeated is sent on one.
+    let repeatable = request.method().is_safe() && !upgrade && matches!(request.body(), RequestBody::Empty);
+    if let Some(mut kept) = repeatable.then(|| core.api.take(&(), Instant::now())).flatten() {
+        match kept.send_request(repetition(&request)).await {
+            Ok(response) => return Ok((response, kept)),
+            Err(error) => tracing::debug!(error = with_causes(&error), "a kept connection to control was dead"),
         }
     }
-    Err(Failure::control_unreachable())
+    let mut sender = connect(core, api).await?;
+    match sender.try_send_request(request).await {
+        Ok(response) => Ok((response, sender)),
+        Err(mut error) => {
+            tracing::debug!(error = with_causes(error.error()), "an exchange with control broke");
+            // What comes back was not written.
+            let unsent = error.take_message().is_some();
+            Err(if unsent { Failure::control_unreachable() } else { Failure::control_broke_off() })
+        }
+    }
+}
+
+/// The same request, which has no body.
+fn repetition(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut same = Request::new(RequestBody::Empty);
+    *same.method_mut() = request.method().clone();
+    *same.uri_mut() = request.uri().clone();
+    *same.headers_mut() = request.headers().clone();
+    same
 }
 
 async fn connect(core: &Core, api: &dyn PlatformApi) -> Result<Sender, Failure> {

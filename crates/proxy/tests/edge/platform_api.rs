@@ -3,17 +3,19 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use atoll_proxy::surroundings::{ByteStream, PlatformApi};
 use futures_util::{SinkExt, StreamExt};
 use http_body_util::BodyExt;
-use hyper::{Method, Request, Version};
+use hyper::{Method, Request, Response, Version};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::http::{Reply, bytes, h1, h2, read, tls};
+use crate::support::machine::full;
 use crate::support::platform::Node;
 use crate::support::{App, Client, Machine, Platform, eventually};
 
@@ -157,6 +159,28 @@ async fn what_control_may_have_begun_is_not_sent_again() {
         assert!(reply.text().starts_with(r#"{"error":""#), "{}", reply.text());
         assert_eq!(control.requests(), before + 1);
     }
+}
+
+#[tokio::test]
+async fn what_may_be_repeated_survives_a_kept_connection_that_breaks() {
+    // Control answers every request but the second.
+    let app = App::new(|facts, _| async move {
+        if facts.requests.load(Ordering::SeqCst) == 2 {
+            std::future::pending::<()>().await;
+        }
+        Response::new(full("done"))
+    });
+    let (platform, node, control) = edge_with(app).await;
+    let get = || request(Method::GET, "/v1/apps").body(bytes("")).unwrap();
+    assert_eq!(fetch(&platform, &node, get()).await.text(), "done");
+    let killing = async {
+        eventually("control has the second", async || control.requests() == 2).await;
+        control.kill();
+        control.start().await;
+    };
+    let (reply, ()) = tokio::join!(fetch(&platform, &node, get()), killing);
+    assert_eq!((reply.status.as_u16(), reply.text().as_str()), (200, "done"));
+    assert_eq!(control.requests(), 3);
 }
 
 #[tokio::test]

@@ -214,6 +214,19 @@ impl Platform {
         self.nodes.iter_mut().find(|node| node.name() == name).with_context(|| format!("there is no node {name}"))
     }
 
+    /// Waits until control hears a server, or does not.
+    pub async fn heard(&self, name: &str, wanted: bool) -> anyhow::Result<()> {
+        let what = format!("{name} is heard: {wanted}");
+        until(&what, SOON, async || {
+            let nodes = self.client.nodes().await?;
+            let node = nodes.iter().find(|node| node.name.as_str() == name).context("it is not listed")?;
+            ensure!(node.reachable == wanted, "reachable is {}", node.reachable);
+            Ok(())
+        })
+        .await
+        .map(drop)
+    }
+
     pub fn host(&self, name: &str) -> anyhow::Result<Host> {
         Ok(self.lab.host(name)?)
     }

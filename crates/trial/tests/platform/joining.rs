@@ -115,23 +115,11 @@ fn a_taken_port_is_named() {
 /// How long certificates live in the test of lapsed ones.
 const SHORT_LIFE: Duration = Duration::from_secs(10);
 
-/// Waits until control hears a server, or does not.
-async fn heard(platform: &Platform, name: &str, wanted: bool) -> anyhow::Result<()> {
-    until(&format!("{name} is heard: {wanted}"), SOON, async || {
-        let nodes = platform.client().nodes().await?;
-        let node = nodes.iter().find(|node| node.name.as_str() == name).context("it is not listed")?;
-        ensure!(node.reachable == wanted, "reachable is {}", node.reachable);
-        Ok(())
-    })
-    .await?;
-    Ok(())
-}
-
 #[test]
 fn certificates_are_renewed_and_a_lapsed_server_enrols_again_with_its_machines() {
     trial("lapsed", PAIR, async |platform| {
         let mut late = join_with_lives_of(platform, SHORT_LIFE).await?;
-        heard(platform, "late", true).await?;
+        platform.heard("late", true).await?;
 
         let site = platform.create_app("hello").await?;
         let id = platform.create_machine("hello", &MachineSpec { region: "nrt", ..MachineSpec::default() }).await?;
@@ -154,7 +142,7 @@ fn certificates_are_renewed_and_a_lapsed_server_enrols_again_with_its_machines()
             Ok(())
         })
         .await?;
-        heard(platform, "late", true).await?;
+        platform.heard("late", true).await?;
 
         // Away for longer than a life: nobody takes its word any more, and its machine goes on.
         late.end().await?;
@@ -166,12 +154,12 @@ fn certificates_are_renewed_and_a_lapsed_server_enrols_again_with_its_machines()
             Ok(())
         })
         .await?;
-        heard(platform, "late", false).await?;
+        platform.heard("late", false).await?;
 
         late.end().await?;
         let (control, token) = (platform.nodes_address()?, platform.client().node_token().await?.token);
         late.start(&Origin::Joins { control, token }).await?;
-        heard(platform, "late", true).await?;
+        platform.heard("late", true).await?;
         let (after, _) = until("it is served again", SOON, async || see(&host, &question).await).await?;
         ensure!((&after.who.machine, &after.who.boot_id) == (&id, &before.who.boot_id), "another one: {after:?}");
         let machines = platform.client().machines("hello").await?;
@@ -187,7 +175,7 @@ fn certificates_are_renewed_and_a_lapsed_server_enrols_again_with_its_machines()
 fn servers_outlive_a_control_that_is_away_for_longer_than_certificates_live() {
     trial("control_away", PAIR, async |platform| {
         let late = join_with_lives_of(platform, SHORT_LIFE).await?;
-        heard(platform, "late", true).await?;
+        platform.heard("late", true).await?;
 
         let first = platform.node_mut("ams")?;
         first.end().await?;
@@ -201,7 +189,7 @@ fn servers_outlive_a_control_that_is_away_for_longer_than_certificates_live() {
         let at: u64 = std::fs::read_to_string(&alive)?.trim().parse()?;
         std::fs::write(&alive, (at - 3600).to_string())?;
         first.start(&Origin::First).await?;
-        heard(platform, "late", true).await?;
+        platform.heard("late", true).await?;
         let log = late.log_end();
         ensure!(!log.contains("has lapsed and cannot be renewed"), "{log}");
         Ok(())

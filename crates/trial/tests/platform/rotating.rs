@@ -64,18 +64,7 @@ async fn phase(platform: &Platform, wanted: RotationPhase) -> anyhow::Result<Aut
 async fn joins(platform: &Platform, node: &mut Node, token: String) -> anyhow::Result<()> {
     let control = platform.nodes_address()?;
     node.start(&Origin::Joins { control, token }).await?;
-    heard(platform, node.name()).await
-}
-
-async fn heard(platform: &Platform, name: &str) -> anyhow::Result<()> {
-    let what = format!("{name} is heard");
-    let waited = until(&what, SOON, async || {
-        let nodes = platform.client().nodes().await?;
-        let node = nodes.iter().find(|node| node.name.as_str() == name).context("it is not listed")?;
-        ensure!(node.reachable, "it is not");
-        Ok(())
-    });
-    waited.await.map(drop)
+    platform.heard(node.name(), true).await
 }
 
 async fn killed_control(platform: &Platform) -> anyhow::Result<()> {
@@ -195,5 +184,5 @@ async fn rotate(platform: &Platform, late: &Node, away: &mut Node) -> anyhow::Re
     .await?;
     away.end().await?;
     joins(platform, away, platform.client().node_token().await?.token).await?;
-    heard(platform, late.name()).await
+    platform.heard(late.name(), true).await
 }

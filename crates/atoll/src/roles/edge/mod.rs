@@ -75,7 +75,11 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     )?;
 
     tokio::spawn(served::write_forever(replica.clone(), node.region, state.role("edge").join("served.json")));
-    tokio::spawn(renew_forever(live.clone(), control, renewal::Kept { identity: state.identity("edge"), roots: None }));
+    tokio::spawn(renew_forever(
+        live.clone(),
+        control,
+        renewal::Files { identity: state.identity("edge"), roots: None },
+    ));
 
     if let Some(socket) = metrics_socket {
         let edge =

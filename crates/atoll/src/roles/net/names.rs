@@ -69,7 +69,7 @@ async fn follow_resolvers(file: &'static Path, mut known: Vec<SocketAddr>, forwa
         // One that is being replaced is not there for a moment.
         let Some(servers) = name_servers(file).filter(|servers| *servers != known) else { continue };
         tracing::info!(?servers, "this host asks other resolvers now, and so do its machines");
-        forwarder.ask_of(servers.clone());
+        forwarder.set_upstreams(servers.clone());
         known = servers;
     }
 }

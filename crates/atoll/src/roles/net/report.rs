@@ -26,11 +26,11 @@ impl Mesh {
             mtu: self.ways().map_or_else(link::mtu, Ways::mtu),
             certificate_expires_at: self.live.expires_at(),
             relaying: self.ways().map_or(0, |ways| ways.relayed().0),
-            ways: self.ways_told(),
+            ways: self.ways_report(),
         }
     }
 
-    fn ways_told(&self) -> Vec<MeshWay> {
+    fn ways_report(&self) -> Vec<MeshWay> {
         let Some(Carrying { backend, ways, .. }) = &self.carrying else { return Vec::new() };
         let statuses = backend.peers().unwrap_or_else(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "the mesh does not say how it is");
