@@ -19,6 +19,8 @@ use crate::seams::{NetworkError, NetworkPlan};
 pub const ANY_INSTANCE: &str = "atl";
 /// Mesh interfaces of whatever instance begin with this.
 pub const ANY_MESH: &str = "atm";
+/// Interfaces of users' devices of whatever instance begin with this.
+pub const ANY_DEVICES: &str = "atu";
 /// Slots that a name has room for: four hexadecimal digits.
 pub const MAX_SLOTS: u32 = 1 << 16;
 /// The machine's interface, in its own namespace, which has the loopback as the first.
@@ -26,6 +28,13 @@ const FAR_NAME: &str = "eth0";
 const FAR_INDEX: u32 = 2;
 /// The host's end, as machines see it.
 const HOST_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+const ALL_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+const ALL_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0));
+/// All 6PN addresses.
+const PRIVATE: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfdaa, 0, 0, 0, 0, 0, 0, 0), 16));
+/// Nobody's in particular: where a host reaches this, it reaches the internet.
+const SOMEWHERE: Ipv6Addr = Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0);
 
 /// Names of this instance's kernel objects.
 #[derive(Clone, Copy, Debug)]
@@ -143,8 +152,11 @@ fn configure(
     machine.add_neighbour(FAR_INDEX, gateway, host_mac)?;
     machine.add_neighbour(FAR_INDEX, link_local, host_mac)?;
     machine.add_route(&Route { to: gateway.into(), via: None, link: FAR_INDEX, source: Some(ipv4) })?;
-    machine.add_route(&Route { to: everything(), via: Some(gateway), link: FAR_INDEX, source: Some(ipv4) })?;
-    machine.add_route(&Route { to: private(), via: Some(link_local), link: FAR_INDEX, source: Some(ipv6) })?;
+    machine.add_route(&Route { to: ALL_V4, via: Some(gateway), link: FAR_INDEX, source: Some(ipv4) })?;
+    // Not where the host has no way on: it would say so while connect() is still at work and does not listen,
+    // and the machine would wait a second before it tried IPv4.
+    let ipv6_reach = if host.leads_on(SOMEWHERE) { ALL_V6 } else { PRIVATE };
+    machine.add_route(&Route { to: ipv6_reach, via: Some(link_local), link: FAR_INDEX, source: Some(ipv6) })?;
     machine.settle(FAR_INDEX)?;
     host.settle(index)?;
     machine.await_address(FAR_INDEX, plan.ipv6)?;
@@ -160,15 +172,6 @@ pub fn index(name: &str) -> std::io::Result<u32> {
 fn host_socket() -> std::io::Result<std::os::fd::OwnedFd> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     Ok(socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?)
-}
-
-fn everything() -> IpNet {
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0))
-}
-
-/// All 6PN addresses.
-fn private() -> IpNet {
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfdaa, 0, 0, 0, 0, 0, 0, 0), 16))
 }
 
 /// Removes everything of one run; no error if nothing is there.

@@ -4,8 +4,11 @@
 //! ```text
 //!   machine's namespace                     host
 //!   eth0  <ipv4>/32  <6pn>/128  ◄──veth──►  atl<8 hex><slot>  <gateway>/32  fe80::1/64
-//!   default via <gateway>                   <ipv4>/32 and <6pn>/128 dev atl…, static neighbours
+//!   default via <gateway>, fe80::1          <ipv4>/32 and <6pn>/128 dev atl…, static neighbours
 //! ```
+//!
+//! Both families leave for the internet under an address of the host. If it has no way there by IPv6 when
+//! the run begins, only private addresses are led to it.
 //!
 //! No bridge: what a machine may reach is a matter of routes and of one nftables table
 //! ([`rules`]). Interfaces of one private network share an interface group, which is all that the

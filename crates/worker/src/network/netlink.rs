@@ -185,6 +185,16 @@ impl Netlink {
         self.request(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
+    /// Whether a route leads to the address, and not to an end. No, too, where the kernel does not say.
+    pub fn leads_on(&mut self, to: Ipv6Addr) -> bool {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        message.header.destination_prefix_length = 128;
+        message.attributes = vec![RouteAttribute::Destination(RouteAddress::Inet6(to))];
+        let answer = self.ask(RouteNetlinkMessage::GetRoute(message));
+        matches!(answer, Ok(RouteNetlinkMessage::NewRoute(route)) if route.header.kind == RouteType::Unicast)
+    }
+
     /// Marks a block as in use without leading anywhere: what is not routed better is dropped.
     pub fn add_blackhole(&mut self, net: Ipv4Net) -> io::Result<()> {
         self.request(RouteNetlinkMessage::NewRoute(blackhole(net)), NLM_F_CREATE | NLM_F_REPLACE)

@@ -156,6 +156,8 @@ impl Table<'_> {
         );
         let packet = self.udp_v4(own.v4, OUTSIDE, PORT);
         self.control("a machine to the internet", Origin::Machine, packet, &[Place::Outside]);
+        let packet = self.udp(own.v6, OUTSIDE_V6, PORT);
+        self.control("a machine to the internet by IPv6", Origin::Machine, packet, &[Place::Outside]);
         let packet = self.udp(far_mate.v6, mate.v6, PORT);
         self.control("a far machine to one of its network", Origin::Mesh, packet, &[Place::Mate]);
         let packet = self.udp(far_stranger.v6, stranger.v6, PORT);

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub const HOP_BY_HOP: u8 = 0;
+const ICMP: u8 = 1;
 const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 const ROUTING: u8 = 43;
@@ -11,6 +12,10 @@ const ICMPV6: u8 = 58;
 pub const DESTINATION_OPTIONS: u8 = 60;
 
 pub const NEIGHBOUR_SOLICITATION: u8 = 135;
+
+/// Of ICMP and of ICMPv6.
+pub const ECHO_REPLY: u8 = 0;
+pub const ECHO_REPLY_V6: u8 = 129;
 
 const SOURCE_PORT: u16 = 40_000;
 
@@ -112,6 +117,15 @@ impl Between {
         body.extend(rest);
         self.summed(ICMPV6, body, 2)
     }
+}
+
+/// Type, code 0, and what follows the checksum, which covers nothing else.
+pub fn icmp(kind: u8, rest: &[u8]) -> Payload {
+    let mut body = vec![kind, 0, 0, 0];
+    body.extend(rest);
+    let sum = checksum(&body);
+    body[2..4].copy_from_slice(&sum);
+    (ICMP, body)
 }
 
 /// Puts an extension header before a payload. `content` has a length that fills units of eight bytes

@@ -137,7 +137,9 @@ fn settle(host: &str, face: &MeshFace, others: &[NetworkPlan]) {
 
 /// Empties the near host's chains that drop; those that lead packets stay.
 pub fn lift_rules() {
-    for chain in ["source", "machine_source", "mesh_source", "from_mesh", "node", "mesh_node", "transit"] {
+    let chains =
+        ["source", "machine_source", "mesh_source", "from_mesh", "node", "mesh_node", "transit", "untranslated"];
+    for chain in chains {
         let table = format!("atoll-{NEAR_INSTANCE:08x}");
         let status = Command::new("nft").args(["flush", "chain", "inet", &table, chain]).status().unwrap();
         assert!(status.success(), "cannot empty the chain {chain}");
@@ -156,6 +158,8 @@ impl Stage {
             ip(&format!("{host}addr add {v6}/64 dev {link} nodad"));
             ip(&format!("{host}link set {link} up"));
         }
+        // Whatever leads nowhere else is led there, unless it is held back.
+        ip(&format!("-6 route add default via {OUTSIDE_V6}"));
         let near_plans = vec![plan(0, 1, NETWORK), plan(1, 1, NETWORK), plan(2, 1, OTHER_NETWORK)];
         let far_plans = vec![plan(0, 2, NETWORK), plan(1, 2, OTHER_NETWORK)];
         let neighbour = Neighbour::new("far");

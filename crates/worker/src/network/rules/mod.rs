@@ -21,11 +21,13 @@ use atoll_model::address::{NetworkId, machine_address};
 
 use super::block::Block;
 use super::limited::{self, Held, Limited};
-use super::link::{ANY_INSTANCE, Names};
+use super::link::{ANY_DEVICES, ANY_INSTANCE, ANY_MESH, Names};
 use super::traffic::{Counter, Reading};
 use super::{MeshFace, failed, listing};
 use crate::seams::NetworkError;
 
+/// What machines may reach outside by IPv6: all global unicast addresses.
+const INTERNET_V6: &str = "2000::/3";
 /// The network of the platform's own addresses, that no machine is in.
 const PLATFORM: NetworkId = NetworkId(0);
 
@@ -38,8 +40,11 @@ const PLATFORM: NetworkId = NetworkId(0);
 /// - The node's own services are out of reach; answers to the node's own connections pass.
 /// - Machines reach machines of their own private network by 6PN alone, never by IPv4, and never those
 ///   of another instance on this host. Other nodes' machines are a matter of [`crossing`].
-/// - What leaves by IPv4 does so under the host's address, and not to link-local addresses: clouds
-///   tell credentials of the host there.
+/// - What a neighbour of the host sends to private addresses is not led on, not even away again.
+/// - What leaves for the internet does so under an address of the host, or not at all: packets that no
+///   translation was found for, as those of no known connection, are dropped behind it.
+/// - By IPv4 nothing leaves for link-local addresses, by IPv6 only what is bound for global unicast
+///   ([`INTERNET_V6`]): clouds tell credentials of the host at the others.
 pub fn table(names: Names, block: Block, mesh: Option<&MeshFace>, networks: &BTreeSet<NetworkId>) -> String {
     let table = names.prefix();
     let machines = format!("{}*", names.link_prefix());
@@ -92,8 +97,9 @@ table inet {table} {{
         iifname "{machines}" oifname "{machines}" ip6 daddr fdaa::/16 meta iifgroup . meta oifgroup @same_network accept
         jump crossing
         iifname "{machines}" oifname "{any_machine}" drop
-        iifname "{machines}" ip6 daddr fdaa::/16 drop
+        iifname "{machines}" ip6 daddr != {INTERNET_V6} drop
         iifname "{machines}" ip daddr 169.254.0.0/16 drop
+        iifname != {{ "{any_machine}", "{ANY_MESH}*", "{ANY_DEVICES}*" }} ip6 daddr fdaa::/16 drop
         oifname "{machines}" drop
     }}
     chain crossing {{
@@ -101,6 +107,12 @@ table inet {table} {{
     chain outgoing {{
         type nat hook postrouting priority srcnat; policy accept;
         ip saddr {net} oifname != "{any_machine}" masquerade
+        ip6 saddr fdaa::/16 ip6 daddr {INTERNET_V6} iifname "{machines}" masquerade
+    }}
+    chain untranslated {{
+        type filter hook postrouting priority srcnat + 10; policy accept;
+        iifname "{machines}" oifname != "{any_machine}" ip saddr {net} drop
+        iifname "{machines}" ip6 saddr fdaa::/16 ip6 daddr {INTERNET_V6} drop
     }}
 }}
 {crossing}{beside}"#

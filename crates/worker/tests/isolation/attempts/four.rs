@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::super::packets::{Between, Payload, UDP, ipv4, ipv4_with};
+use super::super::packets::{Between, ECHO_REPLY, Payload, UDP, icmp, ipv4, ipv4_with};
 use super::super::stage::{NEAR_UPLINK, OUTSIDE, PORT};
 use super::{Table, Way};
 
@@ -45,6 +45,8 @@ impl Table<'_> {
             ];
             self.machine(format!("a machine sends IPv4 fragments to {whom} {target}"), pieces);
         }
+        let stray = icmp(ECHO_REPLY, &[&[0, 1, 0, 1][..], &self.mark()].concat());
+        self.machine("a machine answers the internet unasked by IPv4".into(), [ipv4(own, OUTSIDE, stray)]);
         for (whose, source) in [
             ("a machine of its network", self.stage.mate.v4),
             ("another network's machine", self.stage.stranger.v4),

@@ -2,9 +2,11 @@
 
 use std::net::Ipv6Addr;
 
-use atoll_model::address::MACHINE_DNS;
+use atoll_model::address::{MACHINE_DNS, machine_address};
 
-use super::super::packets::{Between, DESTINATION_OPTIONS, HOP_BY_HOP, Payload, UDP, extended, fragment, ipv6, routed};
+use super::super::packets::{
+    Between, DESTINATION_OPTIONS, ECHO_REPLY_V6, HOP_BY_HOP, Payload, UDP, extended, fragment, ipv6, routed,
+};
 use super::super::stage::{FAR_NODE, NEAR_NODE, NETWORK, OUTSIDE_V6, PORT, PROBES, Place};
 use super::{Table, Way, flycast};
 
@@ -14,6 +16,7 @@ impl Table<'_> {
         targets.push(("its host's probe port", NEAR_NODE, PROBES));
         targets.push(("another node's probe port", FAR_NODE, PROBES));
         targets.push(("the resolver", MACHINE_DNS, 53));
+        targets.push(("the internet", OUTSIDE_V6, PORT));
         for (whose, source) in self.sources(&[self.stage.hostile.v6]) {
             for (whom, target, port) in &targets {
                 let packet = self.udp(source, *target, *port);
@@ -35,7 +38,11 @@ impl Table<'_> {
             ("its host's link-local address", "fe80::1".parse().unwrap()),
             ("its host's public address", "2001:db8::1".parse().unwrap()),
             ("its host's loopback", Ipv6Addr::LOCALHOST),
-            ("the internet by IPv6", OUTSIDE_V6),
+            ("an address that its network has nowhere", machine_address(NETWORK, 3, 999)),
+            ("a private network that nobody has", "fdab::1".parse().unwrap()),
+            ("the cloud's credentials", "fd00:ec2::254".parse().unwrap()),
+            ("a place", "fec0::9".parse().unwrap()),
+            ("IPv4 by a translator", "64:ff9b::a9fe:a9fe".parse().unwrap()),
         ];
         let groups = ["ff01::1", "ff02::1", "ff02::2", "ff02::16", "ff02::fb", "ff05::2", "ff08::1", "ff0e::1"];
         targets.extend(groups.map(|group| ("a group", group.parse().unwrap())));
@@ -52,6 +59,10 @@ impl Table<'_> {
             self.machine(name("an echo request"), [ipv6(own, target, between.icmpv6(128, &echo))]);
             self.machine(name("an unknown protocol"), [ipv6(own, target, (253, self.mark().to_vec()))]);
         }
+        // Belongs to no connection, so that no address of its host's is found for it.
+        let stray = [&[0, 1, 0, 1][..], &self.mark()].concat();
+        let stray = Between::V6(own, OUTSIDE_V6).icmpv6(ECHO_REPLY_V6, &stray);
+        self.machine("a machine answers the internet unasked".into(), [ipv6(own, OUTSIDE_V6, stray)]);
         let other_ports = [54, 4283, PROBES].map(|port| self.udp(own, MACHINE_DNS, port));
         self.machine("a machine sends to other ports of the resolver's address".into(), other_ports);
     }
