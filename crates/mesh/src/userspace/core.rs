@@ -420,9 +420,10 @@ impl Core {
             return;
         }
         let mut directory = Directory::clone(&self.directory.load());
+        // Before the new index, which the peer does not have yet and which would be forgotten as one that has ended.
+        directory.prune();
         let index = directory.free_tunnel();
         directory.by_tunnel.insert(index, peer.clone());
-        directory.prune();
         // Known before it is used.
         self.directory.store(directory.into());
         peer.change_terms(identity, terms, index, outbox);
