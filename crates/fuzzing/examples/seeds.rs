@@ -239,5 +239,7 @@ fn mesh() -> std::io::Result<()> {
     for (name, signal) in atoll_mesh::fuzz::signals() {
         put("mesh_signal", name, &signal)?;
     }
+    let framed = ["a", "bc"].map(|datagram| atoll_mesh::stream::framed(datagram.as_bytes())).concat();
+    put("mesh_stream", "two", &[&[3], &atoll_mesh::stream::MAGIC[..], &framed].concat())?;
     Ok(())
 }

@@ -16,7 +16,7 @@ pub struct Target {
 }
 
 /// All of them, by name.
-pub const TARGETS: [Target; 21] = [
+pub const TARGETS: [Target; 22] = [
     Target { name: "access_token", run: targets::access_token },
     Target { name: "backhaul_headers", run: targets::backhaul_headers },
     Target { name: "catalogue_message", run: targets::catalogue_message },
@@ -38,4 +38,5 @@ pub const TARGETS: [Target; 21] = [
     Target { name: "mesh_packet", run: targets::mesh_packet },
     Target { name: "mesh_resumption", run: targets::mesh_resumption },
     Target { name: "mesh_signal", run: targets::mesh_signal },
+    Target { name: "mesh_stream", run: targets::mesh_stream },
 ];

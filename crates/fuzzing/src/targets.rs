@@ -161,6 +161,11 @@ pub fn mesh_datagrams(bytes: &[u8]) {
     atoll_mesh::fuzz::datagrams(bytes);
 }
 
+/// WireGuard's datagrams in a user's stream.
+pub fn mesh_stream(bytes: &[u8]) {
+    atoll_mesh::fuzz::stream(bytes);
+}
+
 /// What another server says beside the mesh, once it is opened.
 pub fn mesh_signal(bytes: &[u8]) {
     atoll_mesh::fuzz::signal(bytes);

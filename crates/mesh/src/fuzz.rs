@@ -51,6 +51,20 @@ pub fn datagrams(bytes: &[u8]) {
     assert_eq!(inbound.count, 0, "nobody has agreed on keys");
 }
 
+/// A stream of datagrams from a client that asked for one: the first byte says in pieces of how many it arrives.
+/// The datagrams are the same whatever the pieces.
+pub fn stream(bytes: &[u8]) {
+    use crate::stream::Unframer;
+    let Some((piece, bytes)) = bytes.split_first() else { return };
+    let read = |size: usize| {
+        let (mut unframer, mut datagrams) = (Unframer::of_accepter(), Vec::new());
+        let mut pieces = bytes.chunks(size.max(1));
+        let failed = pieces.find_map(|piece| unframer.push(piece, |datagram| datagrams.push(datagram.to_vec())).err());
+        (datagrams, failed)
+    };
+    assert_eq!(read(usize::from(*piece)), read(bytes.len()));
+}
+
 /// What a peer has sealed as a signal. One that is read is written the same.
 pub fn signal(bytes: &[u8]) {
     if let Some(signal) = crate::signal::read(bytes) {
