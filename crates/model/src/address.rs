@@ -50,6 +50,20 @@ pub fn flycast_address(network: NetworkId, number: u16) -> Ipv6Addr {
     Ipv6Addr::from_bits(PREFIX | u128::from(network.0) << 80 | 1 << 48 | u128::from(number))
 }
 
+/// Which addresses are Flycast's, of whatever network, as packet filters ask: those whose bits under this mask are
+/// [`FLYCAST_BITS`].
+pub const FLYCAST_MASK: Ipv6Addr = Ipv6Addr::from_bits(!(0xffff_ffff << 80 | 0xffff));
+pub const FLYCAST_BITS: Ipv6Addr = Ipv6Addr::from_bits(PREFIX | 1 << 48);
+
+/// Whether an address is Flycast's, of whatever network.
+pub fn is_flycast(address: Ipv6Addr) -> bool {
+    address & FLYCAST_MASK == FLYCAST_BITS
+}
+
+/// The port, at a node's own address in the mesh, to which its packet filter leads TCP connections that are for
+/// Flycast addresses. Nobody reaches it otherwise.
+pub const FLYCAST_PORT: u16 = 4286;
+
 /// The DNS server that every machine asks, on its own node.
 pub const MACHINE_DNS: Ipv6Addr = Ipv6Addr::new(0xfdaa, 0, 0, 0, 0, 0, 0, 3);
 
@@ -98,6 +112,17 @@ mod tests {
         let address = flycast_address(NetworkId(0x18), 5);
         assert_eq!(address, "fdaa:0:18:0:1::5".parse::<Ipv6Addr>().unwrap());
         assert_eq!(network_of(address), Some(NetworkId(0x18)));
+        for network in [NetworkId(1), NetworkId(u32::MAX)] {
+            assert!([0, 1, u16::MAX].into_iter().all(|number| is_flycast(flycast_address(network, number))));
+            let others = [machine_address(network, 0, 5), machine_address(network, 1, 1), network_dns(network)];
+            assert!(!others.into_iter().any(is_flycast));
+        }
+        assert!(!is_flycast(node_address(&[0; 32])) && !is_flycast(MACHINE_DNS));
+        // As packet filters are told.
+        assert_eq!(
+            (FLYCAST_MASK.to_string(), FLYCAST_BITS.to_string()),
+            ("ffff::ffff:ffff:ffff:ffff:0".to_owned(), "fdaa::1:0:0:0".to_owned(),)
+        );
     }
 
     #[test]

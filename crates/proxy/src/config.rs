@@ -50,7 +50,8 @@ pub enum StartOrder {
 /// Bounds on what one edge holds in memory or tries.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Open client connections of one core; further ones wait in the socket. Default 20,000.
+    /// Open connections of one core, of users and as many of machines that call private addresses; further ones
+    /// wait in the socket. Default 20,000.
     pub connections_per_core: usize,
     /// Request line and headers, bytes; beyond it, or with more than 100 headers, the answer is 431.
     /// Default 64 KiB.

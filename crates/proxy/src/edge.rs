@@ -36,8 +36,9 @@ pub struct Listeners {
     pub https: Vec<Listener>,
     /// Connections to addresses that belong to one app each, with or without HTTP.
     pub tcp: Vec<Listener>,
-    /// Plain HTTP from machines to private (Flycast) addresses of apps in their own network.
-    pub private: Vec<Listener>,
+    /// Connections of machines and users' devices to private (Flycast) addresses, whatever port they call. Who
+    /// leads them here keeps their sources, and where they were going.
+    pub private: Vec<StdListener>,
     /// Other edges, with mutual TLS.
     pub backhaul: Vec<StdListener>,
 }
@@ -123,12 +124,6 @@ fn begin_core(
             serve_http(core, stream, peer, port)
         }));
     }
-    for Listener { socket, external_port } in &listeners.private {
-        let port = *external_port;
-        runtime.spawn(accept(core.clone(), share(socket)?, gate.clone(), move |core, stream, peer| {
-            serve_private(core, stream, peer, port)
-        }));
-    }
     for Listener { socket, external_port } in &listeners.https {
         let (port, certificates) = (*external_port, certificates.clone());
         runtime.spawn(accept(core.clone(), share(socket)?, gate.clone(), move |core, stream, peer| {
@@ -139,6 +134,14 @@ fn begin_core(
         let (port, certificates) = (*external_port, certificates.clone());
         runtime.spawn(accept(core.clone(), share(socket)?, gate.clone(), move |core, stream, peer| {
             serve_tcp(core, stream, peer, port, certificates.clone())
+        }));
+    }
+    // Machines have their own bound: they must not be able to shut users out.
+    let private = Gate::new(core.edge.config.limits.connections_per_core);
+    for socket in &listeners.private {
+        let certificates = certificates.clone();
+        runtime.spawn(accept(core.clone(), share(socket)?, private.clone(), move |core, stream, peer| {
+            serve_private(core, stream, peer, certificates.clone())
         }));
     }
     if let Some(tls) = &core.edge.surroundings.backhaul {

@@ -13,6 +13,7 @@ pub(crate) use host::{HostError, requested_host};
 
 const FLY_CLIENT_IP: HeaderName = HeaderName::from_static("fly-client-ip");
 const FLY_FORWARDED_PORT: HeaderName = HeaderName::from_static("fly-forwarded-port");
+const FLY_SRC: HeaderName = HeaderName::from_static("fly-src");
 const FLY_REGION: HeaderName = HeaderName::from_static("fly-region");
 pub(crate) const FLY_REQUEST_ID: HeaderName = HeaderName::from_static("fly-request-id");
 const PREFERRED_UNAVAILABLE: HeaderName = HeaderName::from_static("fly-preferred-instance-unavailable");
@@ -143,6 +144,11 @@ pub(crate) fn add_request_facts(
     headers.insert(FLY_REGION, text(edge.as_str()));
     headers.insert(FLY_REQUEST_ID, request_id.clone());
     add_via(headers, version);
+}
+
+/// Says which machine a request comes from.
+pub(crate) fn add_source(headers: &mut HeaderMap, source: &str) {
+    headers.insert(FLY_SRC, text(source));
 }
 
 /// Adds what a client is told with an answer.

@@ -51,11 +51,16 @@ impl<'a> Inside<'a> {
     /// Asks the example app in another machine by a private name that leads to one; gives the time that the
     /// connection and the answer took.
     pub async fn get_by_name(&self, name: &str) -> anyhow::Result<(Who, Duration)> {
+        self.get_by_name_at(name, PORT).await
+    }
+
+    /// [`Self::get_by_name`] at another port, such as one of an app's services.
+    pub async fn get_by_name_at(&self, name: &str, port: u16) -> anyhow::Result<(Who, Duration)> {
         let found = self.resolve(name).await?;
         let [address] = found.as_slice() else { anyhow::bail!("{name} leads to {found:?}") };
         // The machine's own resolver is in its image; this program would ask the host's.
-        let resolved = format!("{name}:{PORT}:[{address}]");
-        self.fetch(&format!("http://{name}:{PORT}/"), &["--resolve", &resolved]).await
+        let resolved = format!("{name}:{port}:[{address}]");
+        self.fetch(&format!("http://{name}:{port}/"), &["--resolve", &resolved]).await
     }
 
     async fn fetch(&self, url: &str, more: &[&str]) -> anyhow::Result<(Who, Duration)> {

@@ -8,6 +8,7 @@ use clap::Args;
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
+use atoll_model::address::FLYCAST_PORT;
 use atoll_model::reserved::api_host;
 use atoll_net::Place;
 use atoll_rpc::files::write_durably;
@@ -152,10 +153,11 @@ pub async fn launch(
     ready.http = shown(&sockets, "http");
     ready.https = shown(&sockets, "https");
     ready.backhaul = shown(&sockets, "backhaul");
+    let place = setup::private_place(&state, &node, &server)?;
+    sockets.add("flycast", sockets::bind_flycast((place.address, FLYCAST_PORT).into())?);
     sockets.add("metrics", metrics_socket("edge")?);
     processes.push(Process::unprivileged("edge", server.edge_uid, sockets));
 
-    let place = setup::private_place(&state, &node, &server)?;
     let mut sockets = Inherited::default();
     sockets.add("mesh-rpc", sockets::bind("mesh-rpc", server.mesh_rpc)?);
     let mesh_rpc = sockets.address("mesh-rpc").context("the mesh-rpc socket has no address")?;

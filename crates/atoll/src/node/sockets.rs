@@ -31,24 +31,36 @@ pub fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// Where DNS is served, over UDP and TCP; the address need not be this host's yet.
 pub fn bind_dns(at: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener)> {
-    let bound = |kind: Type, protocol: Protocol| -> std::io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(at), kind, Some(protocol))?;
-        if at.is_ipv6() {
-            socket.set_freebind_v6(true)?
-        } else {
-            socket.set_freebind_v4(true)?
-        }
-        socket.set_reuse_address(kind == Type::STREAM)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&at.into())?;
-        Ok(socket)
-    };
     let both = || -> std::io::Result<(UdpSocket, TcpListener)> {
-        let tcp = bound(Type::STREAM, Protocol::TCP)?;
+        let tcp = bound_ahead(at, Type::STREAM, Protocol::TCP)?;
         tcp.listen(1024)?;
-        Ok((bound(Type::DGRAM, Protocol::UDP)?.into(), tcp.into()))
+        Ok((bound_ahead(at, Type::DGRAM, Protocol::UDP)?.into(), tcp.into()))
     };
     both().with_context(|| format!("cannot serve DNS at {at}; does another DNS server of this host use it?"))
+}
+
+/// Where machines' connections to Flycast addresses are led; the address need not be this host's yet.
+pub fn bind_flycast(at: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listen = || -> std::io::Result<TcpListener> {
+        let socket = bound_ahead(at, Type::STREAM, Protocol::TCP)?;
+        socket.listen(4096)?;
+        Ok(socket.into())
+    };
+    listen().with_context(|| format!("cannot listen on {at} for machines' connections to Flycast addresses"))
+}
+
+/// Bound to an address that this host may get only later.
+fn bound_ahead(at: SocketAddr, kind: Type, protocol: Protocol) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(at), kind, Some(protocol))?;
+    if at.is_ipv6() {
+        socket.set_freebind_v6(true)?
+    } else {
+        socket.set_freebind_v4(true)?
+    }
+    socket.set_reuse_address(kind == Type::STREAM)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&at.into())?;
+    Ok(socket)
 }
 
 /// Listens at `path`, where only `uid` and root may connect.

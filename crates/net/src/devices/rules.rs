@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use tokio::io::AsyncWriteExt;
 
-use atoll_model::address::{NETWORK_PREFIX, NetworkId, network_address};
+use atoll_model::address::{FLYCAST_BITS, FLYCAST_MASK, FLYCAST_PORT, NETWORK_PREFIX, NetworkId, network_address};
 
 use crate::Place;
 
@@ -22,7 +22,8 @@ fn table_name(place: &Place) -> String {
 
 /// The whole table, replacing an earlier one. Sources are enforced by the link: a device has its own alone.
 ///
-/// - What comes from a device goes to its own network, and to the DNS server that this network has there;
+/// - What comes from a device goes to its own network, and to the DNS server that this network has there; what it
+///   sends to Flycast addresses, by TCP, is led to this server's edge, as with machines;
 ///   never to the host, to servers' own addresses, to other networks or the internet. Machines' interfaces
 ///   compare networks once more.
 /// - What goes to a device comes from its own network.
@@ -55,15 +56,17 @@ table inet {table} {{
         type filter hook prerouting priority mangle; policy accept;
         iifname "{devices}" meta mark set {mark:#x}
     }}
-    chain questions {{
+    chain served {{
         type nat hook prerouting priority dstnat; policy accept;
         iifname "{devices}" ip6 daddr & 0:0:0:ffff:ffff:ffff:ffff:ffff == ::3 meta l4proto {{ tcp, udp }} th dport 53 dnat ip6 to {address}
+        iifname "{devices}" ip6 daddr & {FLYCAST_MASK} == {FLYCAST_BITS} meta l4proto tcp dnat ip6 to [{address}]:{FLYCAST_PORT}
     }}
     chain node {{
         type filter hook input priority filter; policy accept;
         iifname != "{devices}" accept
         ct state established,related accept
         ct status dnat meta l4proto {{ tcp, udp }} th dport 53 accept
+        ct status dnat ct original ip6 daddr & {FLYCAST_MASK} == {FLYCAST_BITS} tcp dport {FLYCAST_PORT} accept
         drop
     }}
     chain transit {{

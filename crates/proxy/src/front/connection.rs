@@ -33,13 +33,6 @@ pub(crate) async fn serve_http(core: Arc<Core>, stream: TcpStream, peer: SocketA
     }
 }
 
-/// Serves a machine's plain HTTP connection to a private address.
-pub(crate) async fn serve_private(core: Arc<Core>, stream: TcpStream, peer: SocketAddr, external_port: u16) {
-    if let Some(entrance) = entrance(&stream, peer, external_port) {
-        plain_http(core, stream, Entrance { private: true, ..entrance }).await;
-    }
-}
-
 /// Ends TLS and serves what is inside: HTTP, or whatever the app wants on that port.
 pub(crate) async fn serve_https(
     core: Arc<Core>,
@@ -57,7 +50,7 @@ pub(crate) async fn serve_https(
 /// Without such an app or port the connection is closed.
 pub(crate) async fn serve_tcp(
     core: Arc<Core>,
-    mut stream: TcpStream,
+    stream: TcpStream,
     peer: SocketAddr,
     external_port: u16,
     certificates: Arc<Certificates>,
@@ -68,14 +61,26 @@ pub(crate) async fn serve_tcp(
     let Some(port) = find_port(&snapshot, &app, external_port).cloned() else { return };
     // Not held while the connection lives.
     drop(snapshot);
+    serve_port(core, stream, entrance, app, port, &certificates).await;
+}
+
+/// Serves a connection to an app in the way that the port wants it handled.
+pub(super) async fn serve_port(
+    core: Arc<Core>,
+    mut stream: TcpStream,
+    entrance: Entrance,
+    app: AppName,
+    port: Port,
+    certificates: &Certificates,
+) {
     if port.has(Handler::PgTls) {
         let beginning = tcp::accept_postgres_tls(&mut stream);
         let limit = core.edge.config.timeouts.handshake;
         if tokio::time::timeout(limit, beginning).await == Ok(true) {
-            with_tls(core, stream, entrance, &certificates).await;
+            with_tls(core, stream, entrance, certificates).await;
         }
     } else if port.has(Handler::Tls) {
-        with_tls(core, stream, entrance, &certificates).await;
+        with_tls(core, stream, entrance, certificates).await;
     } else if port.has(Handler::Http) {
         plain_http(core, stream, entrance).await;
     } else {

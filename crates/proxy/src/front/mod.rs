@@ -7,6 +7,7 @@ mod devices;
 mod journey;
 mod pace;
 mod platform_api;
+mod private;
 mod proxy_protocol;
 mod request;
 mod search;
@@ -17,7 +18,8 @@ mod websocket;
 
 pub(crate) use accept::{Gate, accept};
 pub(crate) use certificates::Certificates;
-pub(crate) use connection::{serve_http, serve_https, serve_private, serve_tcp};
+pub(crate) use connection::{serve_http, serve_https, serve_tcp};
 pub(crate) use platform_api::ApiPool;
+pub(crate) use private::serve_private;
 pub(crate) use tunnel::{copy_both_ways, run_tunnel};
 pub(crate) use websocket::Frames;

@@ -8,7 +8,6 @@ use std::time::{Instant, SystemTime};
 
 use atoll_catalogue::Snapshot;
 use atoll_model::AppName;
-use atoll_model::address::{NetworkId, network_of};
 use atoll_model::reserved::{API, below_app_domain};
 use atoll_model::row::MachineRow;
 use atoll_model::service::{Handler, HttpOptions, Port};
@@ -24,6 +23,7 @@ use super::devices;
 use super::journey::Journey;
 use super::pace::Pace;
 use super::platform_api;
+use super::private;
 use super::search::{Destination, Found};
 use super::tunnel;
 use crate::body::{AtEnd, ClientBody, Recording};
@@ -42,7 +42,7 @@ pub(crate) struct Entrance {
     pub peer: SocketAddr,
     pub local: SocketAddr,
     pub tls: bool,
-    /// It came from a machine to a private address.
+    /// It came from within a private network, to an address there.
     pub private: bool,
     /// The service port this listener stands for; it may listen elsewhere.
     pub external_port: u16,
@@ -134,15 +134,20 @@ async fn route(
     let port = find_port(&snapshot, &app, entrance.external_port)
         .filter(|port| port.has(Handler::Http))
         .ok_or(Failure::refused(Refusal::NoService))?;
-    if port.force_https && !entrance.tls {
+    // Private names have no certificates, and what comes by them has not left the platform.
+    if port.force_https && !entrance.tls && !entrance.private {
         let response = redirect_to_https(edge, &host.unwrap_or_default(), request.uri());
         return Ok(Routed { response, options: port.http_options.clone() });
     }
     let options = port.http_options.clone();
+    let source = private::source(&snapshot, entrance, &edge.config.node, SystemTime::now());
     // Not held while the request is under way: it may take hours.
     drop(snapshot);
     let kept = edge.config.limits.replay_bytes;
     let mut inbound = Inbound::take(edge, entrance, request, kept, request_id, record)?;
+    if let Some(source) = source {
+        headers::add_source(&mut inbound.headers, &source);
+    }
     let steering = Steering::take(&mut inbound.headers);
     let client_upgrade = inbound.client_upgrade;
     let journey = Journey {
@@ -214,26 +219,14 @@ pub(super) fn find_app(
     entrance: &Entrance,
     host: Result<&str, HostError>,
 ) -> Result<AppName, Failure> {
-    let at_its_address = snapshot.app_by_address(entrance.local.ip());
     if entrance.private {
-        // Whoever may not call an app learns no more than that there is nothing.
-        let reachable = at_its_address.filter(|app| is_in_network(entrance.peer.ip(), app.network));
-        return reachable.map(|app| app.name.clone()).ok_or_else(Failure::unknown_host);
+        return private::called(snapshot, entrance).map(|app| app.name.clone()).ok_or_else(Failure::unknown_host);
     }
-    if let Some(app) = at_its_address {
+    if let Some(app) = snapshot.app_by_address(entrance.local.ip()) {
         return Ok(app.name.clone());
     }
     let host = host.map_err(Failure::bad_host)?;
     app_of_host(edge, snapshot, host).ok_or_else(Failure::unknown_host)
-}
-
-/// Whether a caller's address is one of the private network. That nobody takes a foreign address is seen
-/// to at the machines' own interfaces.
-fn is_in_network(caller: IpAddr, network: NetworkId) -> bool {
-    match caller {
-        IpAddr::V4(_) => false,
-        IpAddr::V6(caller) => network_of(caller) == Some(network),
-    }
 }
 
 pub(super) fn app_of_host(edge: &Edge, snapshot: &Snapshot, host: &str) -> Option<AppName> {
@@ -437,24 +430,5 @@ impl Drop for Record {
         self.entry.request_bytes = self.request_bytes.load(Ordering::Relaxed);
         self.edge.counters.bytes(self.class).add(self.entry.request_bytes + self.entry.response_bytes);
         self.edge.surroundings.access_log.record(&self.entry);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn private_apps_are_called_from_their_own_network_alone() {
-        let network = NetworkId(0x3ec2);
-        for (caller, inside) in [
-            ("fdaa:0:3ec2:a7b:5adc:6068:5b85:2", true),
-            ("fdaa:0:3ec3:a7b:5adc:6068:5b85:2", false),
-            ("2001:db8:3ec2::2", false),
-            ("::1", false),
-            ("10.0.0.2", false),
-        ] {
-            assert_eq!(is_in_network(caller.parse().unwrap(), network), inside, "{caller}");
-        }
     }
 }

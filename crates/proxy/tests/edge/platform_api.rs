@@ -14,7 +14,7 @@ use hyper::{Method, Request, Response, Version};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::http::{Reply, bytes, h1, h2, read, tls};
+use crate::support::http::{Reply, bytes, h1, h2, is_reset, read, tls};
 use crate::support::machine::full;
 use crate::support::platform::Node;
 use crate::support::{App, Client, Machine, Platform, eventually};
@@ -189,7 +189,7 @@ async fn without_tls_and_from_private_networks_there_is_no_api() {
     let plain = Client::new(node.http, HOST).get("/v1/apps").await;
     assert_eq!((plain.status.as_u16(), plain.header("location")), (403, ""));
     assert!(plain.text().contains("over HTTPS alone"), "{}", plain.text());
-    assert_eq!(Client::new(node.private, HOST).get("/v1/apps").await.status, 404);
+    assert!(is_reset(node.private).await, "a connection was not refused");
     // An app of that name, made before the name was the platform's, does not shadow it.
     let app = platform.app("api");
     let machine = Machine::started("m1", App::hello()).await;

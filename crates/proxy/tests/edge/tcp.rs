@@ -1,5 +1,6 @@
 //! Services without HTTP.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,9 +12,13 @@ use crate::support::http::tls;
 use crate::support::platform::Node;
 use crate::support::{App, Machine, Platform, eventually};
 
-/// A machine that sends everything back, with a service on 5432 and 443 handled as given.
 async fn echoing(platform: &Platform, node: &Node, handlers: &[Handler]) {
-    let app = platform.app_with("db", |app| app.addresses = vec!["127.0.0.1".parse().unwrap()]);
+    echoing_at(platform, node, "127.0.0.1".parse().unwrap(), handlers).await;
+}
+
+/// A machine that sends everything back, with a service on 5432 and 443 handled as given, entered at an address.
+pub async fn echoing_at(platform: &Platform, node: &Node, address: IpAddr, handlers: &[Handler]) {
+    let app = platform.app_with("db", |app| app.addresses = vec![address]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut machine = Arc::into_inner(Machine::stopped("db", App::hello()).await).unwrap();
     machine.port = listener.local_addr().unwrap().port();

@@ -10,6 +10,7 @@ mod exactly_once;
 mod examples;
 mod far_api;
 mod faults;
+mod flycast;
 mod following;
 mod full_disk;
 mod joining;

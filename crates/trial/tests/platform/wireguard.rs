@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use atoll_lab::Host;
+use atoll_model::address::FLYCAST_PORT;
 use atoll_model::wire::WireGuardPeerStatus;
 use atoll_trial::platform::{Platform, Role, RunningMachine, SOON, TWO_REGIONS};
 use atoll_trial::programs;
@@ -147,6 +148,18 @@ fn a_stock_client_enters_its_own_network_alone_until_it_is_removed() {
             ensure!(output.status.success() == reaches, "a machine on {node}: {}", output.status);
         }
 
+        // An app's private address, where the gateway's edge takes its calls.
+        let given = platform.client().address_assign("web", &json!({"type": "private_v6"})).await?;
+        let entered = given["ip"].as_str().context("no address was given")?;
+        until("the app's private name is known", SOON, async || {
+            let found = device.resolve(&server, "AAAA", "web.flycast").await?;
+            ensure!(found == entered, "it leads to {found:?}");
+            Ok(())
+        })
+        .await?;
+        let said = device.said("curl", &["-sfg", "--max-time", "20", &format!("http://[{entered}]/")]).await?;
+        ensure!(said.contains(&near.id), "the gateway's own machine is the nearest: {said}");
+
         // A device that does not keep to its configuration reaches no more than one that does.
         let key = &status.entrance.gateway.public_key;
         device.said("wg", &["set", "laptop", "peer", key, "allowed-ips", "::/0"]).await?;
@@ -164,7 +177,7 @@ fn a_stock_client_enters_its_own_network_alone_until_it_is_removed() {
         device.said("dig", &["+short", "+tcp", &server, "AAAA", "web.internal"]).await?;
         for host in hosts.iter().chain([&status.entrance.dns]) {
             let is_question = |port: &u16| *host == status.entrance.dns && *port == 53;
-            for port in [22, 53, 443, 4281, 4283].into_iter().filter(|port| !is_question(port)) {
+            for port in [22, 53, 443, 4281, 4283, FLYCAST_PORT].into_iter().filter(|port| !is_question(port)) {
                 let url = format!("telnet://{}", SocketAddr::new((*host).into(), port));
                 let limits = ["-s", "-g", "--connect-timeout", "0.5", "--max-time", "0.6"];
                 let output = device.run("curl", &[&limits[..], &["-w", "%{time_connect}", &url]].concat()).await?;

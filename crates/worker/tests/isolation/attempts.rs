@@ -8,7 +8,7 @@ mod six;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use atoll_model::address::{MACHINE_DNS, machine_address};
+use atoll_model::address::{MACHINE_DNS, NetworkId, flycast_address, machine_address};
 
 use super::capture::mark;
 use super::packets::{Between, NEIGHBOUR_SOLICITATION, ipv4, ipv6};
@@ -16,6 +16,8 @@ use super::stage::{
     Ends, FAR_NODE, NEAR_NODE, NEAR_UPLINK, NETWORK, OUTSIDE, OUTSIDE_V6, Origin, PORT, PROBES, Place, Stage,
 };
 
+/// Where apps are entered.
+const SERVICE: u16 = 80;
 const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
 const IPV6: u16 = 0x86dd;
@@ -102,6 +104,11 @@ impl Table<'_> {
         ipv6(from, to, Between::V6(from, to).udp(port, &self.mark()))
     }
 
+    /// Opens a connection.
+    fn syn(&self, from: Ipv6Addr, to: Ipv6Addr, port: u16) -> Vec<u8> {
+        ipv6(from, to, Between::V6(from, to).syn(port, &self.mark()))
+    }
+
     fn udp_v4(&self, from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Vec<u8> {
         ipv4(from, to, Between::V4(from, to).udp(port, &self.mark()))
     }
@@ -142,6 +149,9 @@ impl Table<'_> {
         self.control("a machine to a far one of its network", Origin::Machine, packet, &[Place::Mesh, Place::FarMate]);
         let packet = self.udp(own.v6, MACHINE_DNS, 53);
         self.control("a machine to the resolver", Origin::Machine, packet, &[Place::Near]);
+        let called = flycast(NETWORK.0);
+        let packet = self.syn(own.v6, called, SERVICE);
+        self.control("a machine calls an app of its network", Origin::Machine, packet, &[Place::Near]);
         let mut question = vec![0; 4];
         question.extend(link_local.octets());
         question.extend([253, 3]);
@@ -170,7 +180,7 @@ impl Table<'_> {
 }
 
 fn flycast(network: u32) -> Ipv6Addr {
-    Ipv6Addr::from_bits(machine_address(atoll_model::address::NetworkId(network), 1, 0).to_bits() & !0xffff | 5)
+    flycast_address(NetworkId(network), 5)
 }
 
 /// As its first bits say.

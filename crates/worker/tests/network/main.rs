@@ -2,6 +2,7 @@
 //! with it. Needs root, iproute2 and nftables.
 
 mod egress;
+mod flycast;
 #[path = "../host/mod.rs"]
 mod host;
 mod isolated;

@@ -18,8 +18,8 @@ const FAR_INSTANCE: u32 = 0x5e6f_7a8b;
 const MARK: u32 = 0x4154;
 /// Where marked packets are led.
 const TABLE: &str = "4154";
-const NEAR_NODE: Ipv6Addr = Ipv6Addr::new(0xfdaa, 0, 0, 1, 0, 0, 0, 1);
-const FAR_NODE: Ipv6Addr = Ipv6Addr::new(0xfdaa, 0, 0, 1, 0, 0, 0, 2);
+pub const NEAR_NODE: Ipv6Addr = Ipv6Addr::new(0xfdaa, 0, 0, 1, 0, 0, 0, 1);
+pub const FAR_NODE: Ipv6Addr = Ipv6Addr::new(0xfdaa, 0, 0, 1, 0, 0, 0, 2);
 
 fn face(instance: u32, address: Ipv6Addr) -> MeshFace {
     MeshFace { link: format!("atm{instance:08x}"), address, mark: MARK, devices: format!("atu{instance:08x}") }
@@ -56,22 +56,22 @@ fn nft(arguments: &str) {
 /// Two hosts: on the near one machines of the networks 7 and 8, on the far one of 7 and 9.
 pub struct Two {
     near_face: MeshFace,
-    far_face: MeshFace,
+    pub far_face: MeshFace,
     // Their namespaces and addresses stay for as long as they do.
     pub near: HostNetworks,
     _far: HostNetworks,
-    neighbour: Neighbour,
+    pub neighbour: Neighbour,
     pub a: PathBuf,
-    b: PathBuf,
+    pub b: PathBuf,
     pub far_a: PathBuf,
     far_c: PathBuf,
 }
 
-fn near_a() -> NetworkPlan {
+pub fn near_a() -> NetworkPlan {
     plan(0, 7)
 }
 
-fn near_b() -> NetworkPlan {
+pub fn near_b() -> NetworkPlan {
     plan(1, 8)
 }
 

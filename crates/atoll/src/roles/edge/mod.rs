@@ -39,6 +39,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let listeners = Listeners {
         http: vec![Listener { socket: socket("http")?, external_port: 80 }],
         https: vec![Listener { socket: socket("https")?, external_port: 443 }],
+        private: vec![socket("flycast")?],
         backhaul: vec![socket("backhaul")?],
         ..Listeners::default()
     };

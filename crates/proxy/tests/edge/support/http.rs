@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
 pub type Body = BoxBody<Bytes, std::io::Error>;
@@ -69,6 +69,12 @@ impl Client {
     pub async fn post(&self, path: &str, body: impl Into<Bytes>) -> Reply {
         self.fetch(self.request(Method::POST, path).body(bytes(body)).unwrap()).await.unwrap()
     }
+}
+
+/// Whether a connection is reset before anything comes of it.
+pub async fn is_reset(address: SocketAddr) -> bool {
+    let ending = async { TcpStream::connect(address).await?.read(&mut [0]).await };
+    ending.await.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
 }
 
 pub async fn read(response: Response<Incoming>) -> Result<Reply, hyper::Error> {

@@ -234,7 +234,7 @@ impl Platform {
             http: vec![Listener { socket: http.try_clone().unwrap(), external_port: 80 }],
             https: vec![Listener { socket: https.try_clone().unwrap(), external_port: 443 }],
             tcp: vec![Listener { socket: tcp.try_clone().unwrap(), external_port: 5432 }],
-            private: vec![Listener { socket: private.try_clone().unwrap(), external_port: 80 }],
+            private: vec![private.try_clone().unwrap()],
             backhaul: vec![backhaul.try_clone().unwrap()],
         };
         node.edge = Some(atoll_proxy::start(config, surroundings, listeners).unwrap());

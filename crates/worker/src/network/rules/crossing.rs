@@ -1,7 +1,7 @@
 //! What passes between machines and the mesh, and users' devices that enter here. Both interfaces are known
 //! by name alone: they belong to another process and may be absent or made anew at any time.
 
-use atoll_model::address::MACHINE_DNS;
+use atoll_model::address::{FLYCAST_BITS, FLYCAST_MASK, FLYCAST_PORT, MACHINE_DNS};
 
 use super::super::MeshFace;
 use super::super::link::{ANY_INSTANCE, ANY_MESH};
@@ -22,6 +22,8 @@ const MACHINE_BITS: &str = "0:0:0:0:0:ffff:ffff:0";
 /// - Sources from the mesh are 6PN addresses that do not live here. Nodes' own are used by no other way.
 /// - On the node itself only probes are answered. Machines' questions to the resolver's address arrive at
 ///   the node's own; asked there directly they are not.
+/// - Nor is the edge: what machines send to Flycast addresses of their own network, by TCP, is led to its socket for
+///   them at the node's own address. The edge asks the kernel where they were going.
 /// - Machines' packets carry the mark that policy routing sends into the mesh.
 /// - TCP is told what fits: the mesh carries less in a packet than what is around it.
 pub fn chains(table: &str, machines: &str, face: &MeshFace) -> String {
@@ -49,8 +51,13 @@ pub fn chains(table: &str, machines: &str, face: &MeshFace) -> String {
         type nat hook prerouting priority dstnat; policy accept;
         iifname "{machines}" ip6 daddr {MACHINE_DNS} meta l4proto {{ tcp, udp }} th dport 53 dnat ip6 to {address}
     }}
-    chain questions {{
+    chain flycast {{
+        type nat hook prerouting priority dstnat; policy accept;
+        iifname "{machines}" ip6 daddr & {FLYCAST_MASK} == {FLYCAST_BITS} meta l4proto tcp meta iifgroup . ip6 daddr @own_network dnat ip6 to [{address}]:{FLYCAST_PORT}
+    }}
+    chain served {{
         ct status dnat ct original ip6 daddr {MACHINE_DNS} meta l4proto {{ tcp, udp }} th dport 53 accept
+        ct status dnat ct original ip6 daddr & {FLYCAST_MASK} == {FLYCAST_BITS} tcp dport {FLYCAST_PORT} accept
     }}
     chain mesh_node {{
         type filter hook input priority filter; policy accept;

@@ -86,10 +86,10 @@ table inet {table} {{
     chain from_machine {{
         ct state established,related accept
         icmpv6 type nd-neighbor-solicit accept
-        jump questions
+        jump served
         drop
     }}
-    chain questions {{
+    chain served {{
     }}
     chain transit {{
         type filter hook forward priority filter; policy accept;

@@ -1,10 +1,9 @@
 //! What others than machines try: nodes, and neighbours of the host on its local network.
 
-use atoll_model::address::{MACHINE_DNS, machine_address};
+use atoll_model::address::{FLYCAST_PORT, MACHINE_DNS, machine_address};
 
-use super::super::packets::{Between, ipv6};
 use super::super::stage::{FAR_NODE, NEAR_NODE, NEAR_UPLINK, NETWORK, OUTSIDE, OUTSIDE_V6, Origin, PORT, PROBES};
-use super::{Table, flycast, framed};
+use super::{SERVICE, Table, flycast, framed};
 
 impl Table<'_> {
     /// A node that does not keep to the rules, or whose machines' sources are not enforced.
@@ -47,9 +46,16 @@ impl Table<'_> {
             let frame = framed(Origin::Mesh.ends(), &self.udp(mate, to, PORT));
             self.add(format!("the mesh is led on to {what}"), Origin::Mesh, vec![frame]);
         }
-        let syn = Between::V6(FAR_NODE, NEAR_NODE).syn(4283, &self.mark());
-        let frame = framed(Origin::Mesh.ends(), &ipv6(FAR_NODE, NEAR_NODE, syn));
-        self.add("the mesh connects to a node's agent".into(), Origin::Mesh, vec![frame]);
+        for (whose, source) in [("another node", FAR_NODE), ("a far machine", mate)] {
+            for (whom, target, port) in [
+                ("a node's agent", NEAR_NODE, 4283),
+                ("a node's edge for calls", NEAR_NODE, FLYCAST_PORT),
+                ("an app", flycast(NETWORK.0), SERVICE),
+            ] {
+                let frame = framed(Origin::Mesh.ends(), &self.syn(source, target, port));
+                self.add(format!("the mesh connects {whose} to {whom}"), Origin::Mesh, vec![frame]);
+            }
+        }
     }
 
     /// Somebody who uses the near host as a router.
@@ -71,6 +77,8 @@ impl Table<'_> {
                 let frame = framed(ends, &self.udp(source, target, port));
                 self.add(format!("the local network sends as {whose} to {whom}"), Origin::Outside, vec![frame]);
             }
+            let frame = framed(ends, &self.syn(source, NEAR_NODE, FLYCAST_PORT));
+            self.add(format!("the local network connects as {whose} to a node's edge"), Origin::Outside, vec![frame]);
         }
         for (whose, source) in
             [("itself", OUTSIDE), ("a machine", self.stage.stranger.v4), ("the gateway", self.stage.gateway)]

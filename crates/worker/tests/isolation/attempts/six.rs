@@ -2,13 +2,13 @@
 
 use std::net::Ipv6Addr;
 
-use atoll_model::address::{MACHINE_DNS, machine_address};
+use atoll_model::address::{FLYCAST_PORT, MACHINE_DNS, machine_address};
 
 use super::super::packets::{
     Between, DESTINATION_OPTIONS, ECHO_REPLY_V6, HOP_BY_HOP, Payload, UDP, extended, fragment, ipv6, routed,
 };
 use super::super::stage::{FAR_NODE, NEAR_NODE, NETWORK, OUTSIDE_V6, PORT, PROBES, Place};
-use super::{Table, Way, flycast};
+use super::{SERVICE, Table, Way, flycast};
 
 impl Table<'_> {
     pub fn forged_sources(&mut self) {
@@ -21,6 +21,14 @@ impl Table<'_> {
             for (whom, target, port) in &targets {
                 let packet = self.udp(source, *target, *port);
                 self.machine(format!("a machine sends as {whose} to {whom}"), [packet]);
+            }
+            for (whom, target, port) in [
+                ("an app of its network", flycast(NETWORK.0), SERVICE),
+                ("an app of another network", flycast(8), SERVICE),
+                ("its host's edge", NEAR_NODE, FLYCAST_PORT),
+            ] {
+                let packet = self.syn(source, target, port);
+                self.machine(format!("a machine calls {whom} as {whose}"), [packet]);
             }
         }
     }
@@ -49,12 +57,16 @@ impl Table<'_> {
         for (whom, target) in targets {
             let between = Between::V6(own, target);
             let name = |what: &str| format!("a machine sends {what} to {whom} {target}");
-            // The agent's, control's, probes, the resolver's and anybody's.
-            let ports = [53, 4280, 4281, 4283, PROBES, PORT];
+            // The resolver's, control's, the agent's, probes, the edge's for calls and anybody's.
+            let ports = [53, 4280, 4281, 4283, PROBES, FLYCAST_PORT, PORT];
             let udp = ports.map(|port| ipv6(own, target, between.udp(port, &self.mark())));
             self.machine(name("UDP"), udp);
             let tcp = ports.map(|port| ipv6(own, target, between.syn(port, &self.mark())));
             self.machine(name("TCP"), tcp);
+            if target == flycast(NETWORK.0) {
+                // Calls of its network's apps, which its own host's edge takes.
+                self.permit(&[Place::Near], false);
+            }
             let echo = [&[0, 1, 0, 1][..], &self.mark()].concat();
             self.machine(name("an echo request"), [ipv6(own, target, between.icmpv6(128, &echo))]);
             self.machine(name("an unknown protocol"), [ipv6(own, target, (253, self.mark().to_vec()))]);
