@@ -76,6 +76,7 @@ fn node(name: &str, region: &str, epoch: u64) -> Row {
         public_addresses: Vec::new(),
         mesh: None,
         gateway: None,
+        zones: Vec::new(),
     })
 }
 

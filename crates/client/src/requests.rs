@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use atoll_model::wire::{
-    AddressPoolRequest, AddressPoolSummary, AppStatus, AuditPage, AuthorityView, CollectReply, DeployAccepted,
-    DeployEvent, DeployRequest, ErrorBody, ImageSummary, JoinTokenReply, LogRecord, MachineSummary, MeshExamination,
-    NodeSummary, PlaceAnnouncements, RegistryRequest, RegistrySummary, ReleaseView, RotateRootRequest, ScaleRequest,
-    TokenReply, TokenRequest, UnknownMachine, WireGuardEntrance, WireGuardGateway, WireGuardPeer, WireGuardPeerRequest,
-    WireGuardPeerStatus,
+    AddressPoolRequest, AddressPoolSummary, AppStatus, AuditPage, AuthorityView, ChallengeAdded, ChallengeRequest,
+    ChallengeView, CollectReply, DeployAccepted, DeployEvent, DeployRequest, ErrorBody, ImageSummary, JoinTokenReply,
+    LogRecord, MachineSummary, MeshExamination, NodeSummary, PlaceAnnouncements, RegistryRequest, RegistrySummary,
+    ReleaseView, RotateRootRequest, ScaleRequest, TokenReply, TokenRequest, UnknownMachine, WireGuardEntrance,
+    WireGuardGateway, WireGuardPeer, WireGuardPeerRequest, WireGuardPeerStatus,
 };
 
 use crate::{ClientError, Lines};
@@ -30,6 +30,7 @@ pub struct Client {
 }
 
 const POOLS: &str = "/api/v1/addresses/pools";
+const CHALLENGES: &str = "/api/v1/dns/challenges";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Client {
@@ -175,6 +176,24 @@ pub struct AuditQuery {
 impl Client {
     pub async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, ClientError> {
         self.fetch(self.request(Method::GET, "/api/v1/audit").query(query)).await
+    }
+}
+
+/// What public DNS answers to certificate authorities.
+impl Client {
+    /// All of them, or those of one host name.
+    pub async fn challenges(&self, host: Option<&str>) -> Result<Vec<ChallengeView>, ClientError> {
+        self.fetch(self.request(Method::GET, CHALLENGES).query(&host.map(|host| ("host", host)).as_slice())).await
+    }
+
+    pub async fn challenge_add(&self, challenge: &ChallengeRequest) -> Result<ChallengeAdded, ClientError> {
+        self.fetch(self.request(Method::POST, CHALLENGES).json(challenge)).await
+    }
+
+    /// One value of the host name, or all.
+    pub async fn challenge_remove(&self, host: &str, value: Option<&str>) -> Result<(), ClientError> {
+        let request = self.request(Method::DELETE, &format!("{CHALLENGES}/{host}"));
+        self.send(request.query(&value.map(|value| ("value", value)).as_slice())).await.map(drop)
     }
 }
 

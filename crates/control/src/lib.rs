@@ -9,6 +9,7 @@ mod announcements;
 mod apps;
 mod audit;
 mod authority;
+mod challenges;
 mod devices;
 mod directory;
 mod error;
@@ -39,6 +40,7 @@ use atoll_store::Store;
 
 pub use addresses::{AddressWish, Family, PoolUse};
 pub use audit::Changed;
+pub use challenges::{Challenged, NewChallenge, challenged_host};
 pub use directory::{Directory, KnownNode};
 pub use error::{ControlError, ControlResult, Kind};
 pub use images::{Freed, ResolvedImage};
@@ -46,7 +48,7 @@ pub use lists::AppList;
 pub use machines::{Held, MachineCreate, MachineUpdate, Seen};
 pub use nodes::{JoinTokenMade, NodeOverview};
 pub use prune::Pruned;
-pub use rows::RowSink;
+pub use rows::{Readers, RowSink};
 pub use serve::ControlServices;
 pub use unknown::{Observed, Unknown, UnknownMachine};
 
@@ -61,6 +63,7 @@ pub struct Control {
     pub live: Arc<LiveIdentity>,
     pub directory: Directory,
     pub rows: Arc<dyn RowSink>,
+    pub readers: Arc<dyn Readers>,
     pub settings: Settings,
     /// Machines that servers have and the records do not.
     pub unknown: Unknown,

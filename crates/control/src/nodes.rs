@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use atoll_model::row::{MAX_ZONES, is_hostname};
 use atoll_model::{NodeName, RegionCode};
 use atoll_rpc::ca::request_key_fingerprint;
 use atoll_rpc::identity::{Identity, Role};
@@ -295,7 +296,14 @@ fn network_of(request: &EnterNetworkRequest) -> ControlResult<NodeNetwork> {
         return Err(ControlError::invalid(format!("a server has {MAX_PUBLIC_ADDRESSES} public addresses at most")));
     }
     let public_addresses = request.public_addresses.iter().map(address).collect::<ControlResult<_>>()?;
-    Ok(NodeNetwork { mesh: mesh.transpose()?, gateway: gateway.transpose()?, public_addresses })
+    if request.zones.len() > MAX_ZONES {
+        return Err(ControlError::invalid(format!("a server answers for {MAX_ZONES} zones at most")));
+    }
+    if let Some(zone) = request.zones.iter().find(|zone| !is_hostname(zone)) {
+        return Err(ControlError::invalid(format!("the zone {zone:?} is no domain name")));
+    }
+    let zones = request.zones.clone();
+    Ok(NodeNetwork { mesh: mesh.transpose()?, gateway: gateway.transpose()?, public_addresses, zones })
 }
 
 /// The key in the one form that all compare.

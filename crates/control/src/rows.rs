@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use atoll_model::reserved::api_host;
-use atoll_model::row::{AppRow, CertificateRow, MeshEnd, NodeRow, NodeState};
-use atoll_model::{Row, RowKey, RowVersion};
+use atoll_model::row::{AppRow, CertificateRow, MeshEnd, NodeRow, NodeState, Reader};
+use atoll_model::{NodeName, Row, RowKey, RowVersion};
 use atoll_store::{AddressKind, App, AppAddress, AppStatus, Node, NodeStatus, PageRequest};
+
+use tokio::sync::watch;
 
 use crate::devices::gateway_end;
 use crate::{Control, ControlError, ControlResult};
@@ -17,6 +19,15 @@ pub trait RowSink: Send + Sync {
     /// Publishes unless the same content is already there; answers the row's version.
     fn put(&self, row: Row) -> Option<RowVersion>;
     fn delete(&self, key: RowKey) -> Option<RowVersion>;
+}
+
+/// How far servers have come with control's rows: the catalogue's hub.
+pub trait Readers: Send + Sync {
+    /// Whether a process of a server goes by this write of a row, or by a later one. After a start of control
+    /// nothing is known of a server until it watches again.
+    fn goes_by(&self, node: &NodeName, reader: Reader, key: &RowKey, version: RowVersion) -> bool;
+    /// Changes whenever any of them said something.
+    fn acknowledged(&self) -> watch::Receiver<u64>;
 }
 
 /// Certificates of the app domain live this long.
@@ -62,6 +73,7 @@ pub fn node_row(node: &Node) -> Row {
             rpc: mesh.rpc_port.map(|port| SocketAddr::new(backhaul.ip(), port)),
         }),
         gateway: gateway_end(node),
+        zones: node.network.zones.clone(),
     })
 }
 
@@ -76,7 +88,7 @@ impl Control {
         for row in apps_there.map(of).chain(nodes.iter().map(node_row)) {
             self.rows.put(row);
         }
-        for row in self.device_rows().await? {
+        for row in self.device_rows().await?.into_iter().chain(self.challenge_rows().await?) {
             self.rows.put(row);
         }
         self.publish_certificates(&apps)?;

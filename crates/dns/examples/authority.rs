@@ -66,8 +66,7 @@ fn catalogue(names: u32) -> Result<Snapshot, Failure> {
 fn public(catalogue: Snapshot, here: &Here) -> Result<Public, Failure> {
     let server = NameServer { name: "ns.bench.test".parse()?, addresses: vec![Ipv4Addr::LOCALHOST.into()] };
     let zone = Zone::new("bench.test".parse()?, Kind::AppDomain, vec![server], 1).ok_or("the zone has no server")?;
-    let nothing = (Arc::default(), Arc::default());
-    let view = public::View::new(catalogue, &Default::default(), here, [].into(), nothing.0, nothing.1);
+    let view = public::View::new(catalogue, &Default::default(), here, [].into(), Arc::default());
     Ok(Public::new([zone], view))
 }
 

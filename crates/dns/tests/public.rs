@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use atoll_catalogue::Snapshot;
 use atoll_dns::internal::Here;
-use atoll_dns::public::{self, Challenges, Kind, NameServer, Places, Public, Signer, View, Zone};
+use atoll_dns::public::{self, Kind, NameServer, Places, Public, Signer, View, Zone};
 use atoll_dns::serve::Allowance;
 use atoll_dns::wire::Name;
 use atoll_model::Row;
 use atoll_model::address::NetworkId;
 use atoll_model::reach::Reachability;
-use atoll_model::row::{AppRow, NodeRow, NodeState};
+use atoll_model::row::{AppRow, ChallengeRow, NodeRow, NodeState};
 use support::{Knot, Served, dig, on_a_host, run, short, until};
 use tokio_util::sync::CancellationToken;
 
@@ -45,21 +45,17 @@ fn view(apps: &[&str], challenges: &[(&str, &str)]) -> View {
             public_addresses: vec![address.parse().unwrap(), format!("2001:db8::{}", &name[3..]).parse().unwrap()],
             mesh: None,
             gateway: None,
+            zones: Vec::new(),
         })
     };
+    let challenge = |(host, value): &(&str, &str)| {
+        Row::Challenge(ChallengeRow { host: (*host).into(), values: vec![value.to_string()] })
+    };
     let rows = apps.iter().map(app).chain([node("ams1", "192.0.2.1"), node("nrt2", "192.0.2.2")]);
+    let rows = rows.chain(challenges.iter().map(challenge));
     let here = Here { node: "ams1".parse().unwrap(), region: "ams".parse().unwrap() };
-    let challenges: Challenges =
-        challenges.iter().map(|(host, value)| (host.to_string(), vec![value.to_string()])).collect();
     let places = Places::parse("198.51.100.0/24,nrt\n203.0.113.0/24,nrt\n").unwrap();
-    View::new(
-        Snapshot::from_rows(rows),
-        &Reachability::default(),
-        &here,
-        [].into(),
-        Arc::new(challenges),
-        Arc::new(places),
-    )
+    View::new(Snapshot::from_rows(rows), &Reachability::default(), &here, [].into(), Arc::new(places))
 }
 
 fn zone() -> Zone {

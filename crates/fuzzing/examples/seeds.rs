@@ -161,6 +161,7 @@ fn node(name: &str, epoch: u64) -> Row {
         public_addresses: Vec::new(),
         mesh: None,
         gateway: None,
+        zones: Vec::new(),
     })
 }
 

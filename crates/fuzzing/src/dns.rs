@@ -5,9 +5,9 @@ use std::sync::{Arc, LazyLock};
 
 use atoll_catalogue::Snapshot;
 use atoll_dns::internal::{Here, Internal, View};
-use atoll_dns::public::{self, Challenges, Kind, NameServer, Places, Public, Signer, Zone};
+use atoll_dns::public::{self, Kind, NameServer, Places, Public, Signer, Zone};
 use atoll_model::address::{NetworkId, machine_address};
-use atoll_model::row::{AppRow, NodeRow, NodeState};
+use atoll_model::row::{AppRow, ChallengeRow, NodeRow, NodeState};
 use atoll_model::{Row, RowKey, row};
 
 const NETWORK: NetworkId = NetworkId(0x18);
@@ -46,24 +46,18 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         public_addresses: vec![[192, 0, 2, 1].into()],
         mesh: None,
         gateway: None,
+        zones: Vec::new(),
     });
     let machine = Row::decode(&key, &owner, MACHINE.as_bytes()).expect("a machine's row");
-    let catalogue = Snapshot::from_rows([app, node, machine]);
+    let challenge = ChallengeRow { host: "web.zone.example".into(), values: vec!["proof".to_owned()] };
+    let catalogue = Snapshot::from_rows([app, node, machine, Row::Challenge(challenge)]);
     let view = View { catalogue: catalogue.clone(), reach: Arc::default(), here: here(), api: None };
     let origin: atoll_dns::wire::Name = "zone.example".parse().expect("a name");
     let servers = vec![NameServer { name: origin, addresses: vec![[192, 0, 2, 53].into()] }];
     let signer = Signer::generate().and_then(|key| Signer::from_pkcs8(&key)).expect("a key");
     let zone = Zone::new(origin, Kind::AppDomain, servers, 1).expect("a zone").signed(signer);
-    let challenges = Challenges::from([("web.zone.example".to_owned(), vec!["proof".to_owned()])]);
     let places = Places::parse("192.0.2.0/24,ams\n2001:db8::/32,ord\n").expect("a table");
-    let public_view = public::View::new(
-        catalogue,
-        &Default::default(),
-        &here(),
-        Arc::default(),
-        Arc::new(challenges),
-        Arc::new(places),
-    );
+    let public_view = public::View::new(catalogue, &Default::default(), &here(), Arc::default(), Arc::new(places));
     World { private: Internal::new(view, None), public: Public::new([zone], public_view) }
 });
 

@@ -68,6 +68,8 @@ pub enum RowKey {
     Certificate(Arc<str>),
     /// A user's device, by its private address, which no other device ever gets.
     Device(Ipv6Addr),
+    /// What proves a host name to certificate authorities, by that name.
+    Challenge(Arc<str>),
 }
 
 impl fmt::Display for RowKey {
@@ -78,6 +80,7 @@ impl fmt::Display for RowKey {
             Self::Node(name) => write!(f, "node/{name}"),
             Self::Certificate(host) => write!(f, "certificate/{host}"),
             Self::Device(address) => write!(f, "device/{address}"),
+            Self::Challenge(host) => write!(f, "challenge/{host}"),
         }
     }
 }
@@ -95,7 +98,11 @@ impl FromStr for RowKey {
                 let expected = "device/ and an IPv6 address";
                 address.parse().map(Self::Device).map_err(|_| InvalidId::new("row key", text, expected))
             }
-            _ => Err(InvalidId::new("row key", text, "app/, machine/, node/, certificate/ or device/ and a name")),
+            Some(("challenge", host)) if is_hostname(host) => Ok(Self::Challenge(host.into())),
+            _ => {
+                let expected = "app/, machine/, node/, certificate/, device/ or challenge/ and a name";
+                Err(InvalidId::new("row key", text, expected))
+            }
         }
     }
 }
@@ -115,6 +122,11 @@ pub fn is_hostname_pattern(text: &str) -> bool {
         })
 }
 
+/// A lower-case host name.
+pub fn is_hostname(text: &str) -> bool {
+    !text.starts_with('*') && is_hostname_pattern(text)
+}
+
 /// The content of a row.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -124,6 +136,7 @@ pub enum Row {
     Node(NodeRow),
     Certificate(CertificateRow),
     Device(DeviceRow),
+    Challenge(ChallengeRow),
 }
 
 /// An app as routing sees it: by which names and addresses it is entered.
@@ -225,7 +238,13 @@ pub struct NodeRow {
     /// Where users' devices enter private networks here, if they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewayEnd>,
+    /// Zones of public DNS that it answers for, without the dot at the end; [`MAX_ZONES`] at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<String>,
 }
+
+/// Zones that one server answers for: their names fit a row, however long they are.
+pub const MAX_ZONES: usize = 200;
 
 /// Where and as whom a server takes part in the mesh.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -263,6 +282,29 @@ pub struct DeviceRow {
     pub public_key: String,
     /// The server that lets it in.
     pub gateway: NodeName,
+}
+
+/// What public DNS answers at `_acme-challenge.<host>`, which proves the host name to certificate
+/// authorities.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChallengeRow {
+    pub host: Arc<str>,
+    /// Texts of at most [`MAX_CHALLENGE_BYTES`]; never empty.
+    pub values: Vec<String>,
+}
+
+/// Of one text in a DNS record.
+pub const MAX_CHALLENGE_BYTES: usize = 255;
+/// Values at one name.
+pub const MAX_CHALLENGES: usize = 8;
+/// The label below the host name to which challenges are asked for.
+pub const CHALLENGE_LABEL: &str = "_acme-challenge";
+
+/// Which process of a server reads rows of the catalogue.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Reader {
+    Edge,
+    Net,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -320,6 +362,7 @@ impl Row {
             Self::Node(row) => RowKey::Node(row.name.clone()),
             Self::Certificate(row) => RowKey::Certificate(row.host.clone()),
             Self::Device(row) => RowKey::Device(row.address),
+            Self::Challenge(row) => RowKey::Challenge(row.host.clone()),
         }
     }
 
@@ -327,7 +370,9 @@ impl Row {
     pub fn rightful_owner(&self) -> Owner {
         match self {
             Self::Machine(row) => Owner::Node(row.node.clone()),
-            Self::App(_) | Self::Node(_) | Self::Certificate(_) | Self::Device(_) => Owner::Control,
+            Self::App(_) | Self::Node(_) | Self::Certificate(_) | Self::Device(_) | Self::Challenge(_) => {
+                Owner::Control
+            }
         }
     }
 
@@ -373,6 +418,7 @@ mod tests {
             public_addresses: Vec::new(),
             mesh: None,
             gateway: None,
+            zones: Vec::new(),
         })
     }
 

@@ -2,6 +2,7 @@
 //! its shapes from outside; these are ours. Fields are added, never reused.
 
 mod audit;
+mod challenges;
 mod devices;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use crate::row::NodeState;
 use crate::{AppName, MachineId, MachineState, MachineVersion, NodeName, OrgSlug, RegionCode};
 
 pub use audit::*;
+pub use challenges::*;
 pub use devices::*;
 
 /// An error as every route answers it. `error` is the text for people.

@@ -19,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0008_network_policies.sql"),
     include_str!("../migrations/0009_devices.sql"),
     include_str!("../migrations/0010_audit.sql"),
+    include_str!("../migrations/0011_challenges.sql"),
 ];
 
 /// What this program's records look like.

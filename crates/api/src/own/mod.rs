@@ -3,6 +3,7 @@
 mod announcements;
 mod audit;
 mod authority;
+mod challenges;
 mod console;
 mod deploys;
 mod images;
@@ -23,6 +24,7 @@ pub fn routes() -> Routes {
         .merge(announcements::routes())
         .merge(audit::routes())
         .merge(authority::routes())
+        .merge(challenges::routes())
         .merge(console::routes())
         .merge(deploys::routes())
         .merge(images::routes())

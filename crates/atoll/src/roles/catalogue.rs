@@ -16,6 +16,7 @@ use atoll_catalogue::protocol::message::{Ack, LeaseGrant, Part};
 use atoll_catalogue::protocol::series::Session;
 use atoll_catalogue::watch::{BoxError, CHANNEL_MESSAGES, Source, Streams, serve_watch};
 use atoll_model::NodeName;
+use atoll_model::row::Reader;
 use atoll_rpc::identity::Role;
 use atoll_rpc::proto::catalogue::WatchFrame;
 use atoll_rpc::proto::catalogue::catalogue_client::CatalogueClient;
@@ -60,7 +61,7 @@ impl<S: Source + 'static> Catalogue for WatchService<S> {
     }
 }
 
-/// Rows for somebody whom no barrier waits for: only edges decide who gets a request.
+/// Rows for net processes, for whom no barrier waits: only edges decide who gets a request.
 struct Unleased<'a, S>(&'a S);
 
 impl<S: Source> Source for Unleased<'_, S> {
@@ -72,9 +73,12 @@ impl<S: Source> Source for Unleased<'_, S> {
         self.0.next_part(session)
     }
 
-    fn opened(&self, _: &NodeName, _: SessionId, _: &Positions) {}
+    fn opened(&self, watcher: &NodeName, session: SessionId, positions: &Positions) {
+        self.0.reader_opened(watcher, Reader::Net, session, positions);
+    }
 
-    fn acknowledged(&self, _: &NodeName, _: SessionId, _: Ack) -> Option<LeaseGrant> {
+    fn acknowledged(&self, watcher: &NodeName, session: SessionId, ack: Ack) -> Option<LeaseGrant> {
+        self.0.reader_acknowledged(watcher, Reader::Net, session, &ack);
         None
     }
 

@@ -48,6 +48,7 @@ fn replica() -> Replica {
         public_addresses: Vec::new(),
         mesh: None,
         gateway: None,
+        zones: Vec::new(),
     }))
     .unwrap();
     log.put(&Row::Certificate(CertificateRow {

@@ -274,6 +274,7 @@ mod tests {
             "[a-z]{1,8}".prop_map(|name| RowKey::App(name.parse().unwrap())),
             any::<u128>().prop_map(|bits| RowKey::Device(bits.into())),
             "[a-z]{1,8}".prop_map(|name| RowKey::Certificate(format!("*.{name}").into())),
+            "[a-z]{1,8}".prop_map(|name| RowKey::Challenge(name.into())),
         ]
     }
 

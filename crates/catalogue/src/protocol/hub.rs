@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use atoll_model::row::NodeRow;
+use atoll_model::row::{NodeRow, Reader};
 use atoll_model::{NodeName, Owner, Row, RowKey, RowVersion};
 
+use super::account::Account;
 use super::barrier::{Registration, Target};
 use super::fence::Fences;
 use super::inbox::{Batch, Inbox, PathId, Received};
@@ -26,6 +27,7 @@ pub struct Hub {
     fences: Fences,
     logs: BTreeMap<Owner, RowLog>,
     edges: HashMap<NodeName, Edge>,
+    account: Account,
     registration: Registration,
     /// Barriers that this hub passed, or that were closed before it came: leases go only to edges
     /// that have these.
@@ -74,6 +76,15 @@ impl Hub {
     /// The nodes as control has them.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeRow> {
         self.fences.nodes()
+    }
+
+    /// How far everybody has come with control's rows; of edges the hub notes it itself.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    pub fn account_mut(&mut self) -> &mut Account {
+        &mut self.account
     }
 
     pub fn refusal_counts(&self) -> &RefusalCounts {
@@ -163,6 +174,7 @@ impl Hub {
 
     /// An edge opened a watch, or asked again on the same one, and says what it serves by.
     pub fn open(&mut self, edge: NodeName, session: SessionId, serves: Positions) {
+        self.account.opened(&edge, Reader::Edge, session, &serves);
         // A lease of the edge's earlier life is still counted: that life may not have ended yet.
         let known = self.edges.remove(&edge);
         let counted_until = known.as_ref().and_then(|known| known.counted_until);
@@ -172,6 +184,7 @@ impl Hub {
 
     /// Takes an acknowledgement; answers a request for a lease if it may be granted.
     pub fn acknowledge(&mut self, edge: &NodeName, session: SessionId, ack: Ack, now: Duration) -> Option<LeaseGrant> {
+        self.account.acknowledged(edge, Reader::Edge, session, &ack);
         let known = self.edges.get_mut(edge).filter(|known| known.session == session)?;
         known.serves.extend(ack.positions);
         known.refused = Some(ack.refused).filter(|listed| listed.len() <= MAX_LISTED_REFUSALS);

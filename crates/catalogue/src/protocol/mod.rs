@@ -1,6 +1,7 @@
 //! The catalogue protocol without I/O: messages and time go in, messages and decisions come out.
 //! Nothing here spawns, sends, or reads a clock, so that a simulation can run years of faults.
 
+mod account;
 pub mod barrier;
 pub mod codec;
 mod fence;
@@ -15,6 +16,7 @@ mod sense;
 pub mod series;
 pub mod targets;
 
+pub use account::Account;
 pub use hub::Hub;
 pub use inbox::PathId;
 pub use log::{OwnerLog, RowLog};

@@ -37,6 +37,7 @@ impl Saved {
             .chain(self.view.nodes().map(|row| Row::Node(row.as_ref().clone())))
             .chain(self.view.certificates().map(|row| Row::Certificate(row.as_ref().clone())))
             .chain(self.view.devices().map(|row| Row::Device(row.as_ref().clone())))
+            .chain(self.view.challenges().map(|row| Row::Challenge(row.as_ref().clone())))
             .chain(machines.map(Row::Machine));
         for row in rows {
             // Every row in a view came with its owner's position.

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use atoll_model::address::network_of;
-use atoll_model::row::{DeviceRow, InvalidRow, MAX_ROW_BYTES, MachineRow, NodeRow, is_hostname_pattern};
+use atoll_model::row::{
+    ChallengeRow, DeviceRow, InvalidRow, MAX_CHALLENGE_BYTES, MAX_ROW_BYTES, MachineRow, NodeRow, is_hostname_pattern,
+};
 use atoll_model::service::Port;
 use atoll_model::{Owner, Row, RowKey};
 
@@ -51,6 +53,7 @@ pub(super) fn read(key: &RowKey, owner: &Owner, body: &[u8]) -> Result<Row, Refu
         Row::Node(node) => check_node(node),
         Row::Certificate(_) => Ok(()),
         Row::Device(device) => check_device(device),
+        Row::Challenge(challenge) => check_challenge(challenge),
     };
     match sensible {
         Ok(()) => Ok(row),
@@ -88,6 +91,13 @@ fn check_device(device: &DeviceRow) -> Result<(), String> {
     match network_of(device.address) == Some(device.network) && device.network.0 != 0 {
         true => Ok(()),
         false => Err(format!("{} is no address in network {}", device.address, device.network)),
+    }
+}
+
+fn check_challenge(challenge: &ChallengeRow) -> Result<(), String> {
+    match challenge.values.iter().find(|value| value.len() > MAX_CHALLENGE_BYTES) {
+        None => Ok(()),
+        Some(value) => Err(format!("a value of {} bytes, {MAX_CHALLENGE_BYTES} at most", value.len())),
     }
 }
 

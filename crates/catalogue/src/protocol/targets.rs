@@ -73,6 +73,7 @@ mod tests {
                 public_addresses: Vec::new(),
                 mesh: None,
                 gateway: None,
+                zones: Vec::new(),
             })
         };
         Snapshot::from_rows([

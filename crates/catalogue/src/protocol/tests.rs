@@ -43,6 +43,7 @@ fn node(name: &str, epoch: u64, state: NodeState) -> Row {
         public_addresses: Vec::new(),
         mesh: None,
         gateway: None,
+        zones: Vec::new(),
     })
 }
 

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use atoll_model::row::{AppRow, CertificateRow, DeviceRow, MachineRow, NodeRow, Row, RowKey, ServiceRow};
+use atoll_model::row::{
+    AppRow, CHALLENGE_LABEL, CertificateRow, ChallengeRow, DeviceRow, MachineRow, NodeRow, Row, RowKey, ServiceRow,
+};
 use atoll_model::{AppName, MachineId};
 
 use super::{Claimants, Snapshot};
@@ -40,6 +42,7 @@ impl Editor {
             Row::Node(row) => self.put_node(row),
             Row::Certificate(row) => self.put_certificate(row),
             Row::Device(row) => self.put_device(row),
+            Row::Challenge(row) => self.put_challenge(row),
         }
     }
 
@@ -53,6 +56,7 @@ impl Editor {
             }
             RowKey::Certificate(host) => self.view.certificates.remove(host),
             RowKey::Device(address) => self.remove_device(address),
+            RowKey::Challenge(host) => self.remove_challenge(host),
         }
     }
 
@@ -98,6 +102,23 @@ impl Editor {
         siblings.retain(|sibling| sibling != name);
         if siblings.is_empty() {
             self.view.apps_by_network.remove(&row.network);
+        }
+    }
+
+    fn put_challenge(&mut self, row: ChallengeRow) {
+        if self.view.challenge(&row.host).is_none() {
+            for above in names_above(&challenge_name(&row.host)) {
+                *self.view.hostnames_below.entry(above.into()) += 1;
+            }
+        }
+        self.view.challenges.insert(row.host.clone(), Arc::new(row));
+    }
+
+    fn remove_challenge(&mut self, host: &str) {
+        if self.view.challenges.remove(host).is_some() {
+            for above in names_above(&challenge_name(host)) {
+                self.no_longer_above(above);
+            }
         }
     }
 
@@ -207,6 +228,10 @@ fn claim(claimants: &mut Claimants, name: &AppName) {
     if let Err(at) = claimants.binary_search(name) {
         claimants.insert(at, name.clone());
     }
+}
+
+fn challenge_name(host: &str) -> String {
+    format!("{CHALLENGE_LABEL}.{host}")
 }
 
 /// The names that a host name (or pattern) lies below, the nearest first.

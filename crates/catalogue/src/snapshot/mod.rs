@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use atoll_model::address::NetworkId;
-use atoll_model::row::{AppRow, CertificateRow, DeviceRow, MachineRow, NodeRow, Row};
+use atoll_model::row::{AppRow, CertificateRow, ChallengeRow, DeviceRow, MachineRow, NodeRow, Row};
 use atoll_model::{AppName, MachineId, NodeName};
 
 pub use editor::Editor;
@@ -31,7 +31,7 @@ pub struct Snapshot {
     app_by_address: Shards<IpAddr, Claimants>,
     /// Sorted by name. Never holds an empty list.
     apps_by_network: Shards<NetworkId, Arc<Vec<AppName>>>,
-    /// How many custom host names lie below each name.
+    /// How many custom host names and names of challenges lie below each name.
     hostnames_below: Shards<Arc<str>, u32>,
     /// By 6PN address. Workers give each to one machine; of two that claim one, the last row counts.
     machine_by_address: Shards<Ipv6Addr, MachineId>,
@@ -39,6 +39,8 @@ pub struct Snapshot {
     devices: Shards<Ipv6Addr, Arc<DeviceRow>>,
     /// Sorted by name. Never holds an empty list.
     devices_by_network: Shards<NetworkId, Arc<Vec<Arc<DeviceRow>>>>,
+    /// By the host name that they prove.
+    challenges: Shards<Arc<str>, Arc<ChallengeRow>>,
 }
 
 /// Apps that name the same host or address, sorted; the first one has it. Control gives a name to
@@ -86,7 +88,7 @@ impl Snapshot {
         self.app_by_address.get(&address).and_then(|claimants| self.first_of(claimants))
     }
 
-    /// Whether any custom host name lies below this name, at whatever depth. `name` must be in lower
+    /// Whether any custom host name, or name of a challenge, lies below this name, at whatever depth. `name` must be in lower
     /// case, without trailing dot.
     pub fn has_hostname_below(&self, name: &str) -> bool {
         self.hostnames_below.get(name).is_some()
@@ -110,6 +112,12 @@ impl Snapshot {
     /// The user's device with this 6PN address.
     pub fn device_by_address(&self, address: Ipv6Addr) -> Option<&Arc<DeviceRow>> {
         self.devices.get(&address)
+    }
+
+    /// What proves this host name to certificate authorities. `host` must be in lower case, without trailing
+    /// dot.
+    pub fn challenge(&self, host: &str) -> Option<&Arc<ChallengeRow>> {
+        self.challenges.get(host)
     }
 
     fn first_of(&self, claimants: &Claimants) -> Option<&Arc<AppRow>> {
@@ -149,6 +157,11 @@ impl Snapshot {
     /// All users' devices, in no particular order.
     pub fn devices(&self) -> impl Iterator<Item = &Arc<DeviceRow>> {
         self.devices.values()
+    }
+
+    /// All challenges, in no particular order.
+    pub fn challenges(&self) -> impl Iterator<Item = &Arc<ChallengeRow>> {
+        self.challenges.values()
     }
 
     pub fn machine_count(&self) -> usize {

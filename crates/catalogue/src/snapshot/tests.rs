@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use atoll_model::address::NetworkId;
-use atoll_model::row::{RowKey, ServiceRow};
+use atoll_model::row::{ChallengeRow, RowKey, ServiceRow};
 use atoll_model::{MachineState, MachineVersion};
 use proptest::prelude::*;
 
@@ -84,6 +84,23 @@ fn devices_are_found_by_network_and_address_until_they_go() {
     editor.remove(&RowKey::Device("fdaa:0:2::7:2".parse().unwrap()));
     assert_eq!(names(editor.view(), 1), ["laptop"]);
     assert!(editor.view().devices_in(NetworkId(2)).is_empty() && editor.view().device_by_address(phone).is_none());
+}
+
+#[test]
+fn a_challenge_is_found_by_its_host_until_it_goes() {
+    let challenge = |values: &[&str]| {
+        let values = values.iter().map(|value| value.to_string()).collect();
+        Row::Challenge(ChallengeRow { host: "a.shop.example".into(), values })
+    };
+    let mut editor = Editor::default();
+    editor.put(challenge(&["one"]));
+    editor.put(challenge(&["one", "two"]));
+    assert_eq!(editor.view().challenge("a.shop.example").unwrap().values, ["one", "two"]);
+    assert!(editor.view().has_hostname_below("a.shop.example") && editor.view().has_hostname_below("shop.example"));
+    editor.remove(&RowKey::Challenge("a.shop.example".into()));
+    editor.remove(&RowKey::Challenge("a.shop.example".into()));
+    assert!(editor.view().challenge("a.shop.example").is_none());
+    assert!(!editor.view().has_hostname_below("a.shop.example") && !editor.view().has_hostname_below("example"));
 }
 
 fn name_of(app: Option<&Arc<AppRow>>) -> Option<&str> {

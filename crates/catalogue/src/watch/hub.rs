@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use atoll_model::row::Reader;
 use atoll_model::{NodeName, Owner, RowKey, RowVersion};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -95,6 +96,12 @@ impl HubHandle {
         Some(RowVersion { epoch: log.epoch(), sequence: log.sequence_of(key)? })
     }
 
+    /// Whether a process of a server goes by control's write of a row, or by a later one; see
+    /// [`Account::goes_by`](crate::protocol::Account::goes_by).
+    pub fn goes_by(&self, node: &NodeName, reader: Reader, key: &RowKey, version: RowVersion) -> bool {
+        lock(&self.shared.hub).account().goes_by(node, reader, key, version)
+    }
+
     /// Rows refused since the start, by reason.
     pub fn refusal_counts(&self) -> RefusalCounts {
         lock(&self.shared.hub).refusal_counts().clone()
@@ -113,7 +120,7 @@ impl HubHandle {
     }
 
     /// Changes with every acknowledgement.
-    pub(super) fn acknowledgements(&self) -> watch::Receiver<u64> {
+    pub fn acknowledgements(&self) -> watch::Receiver<u64> {
         self.shared.acknowledged.subscribe()
     }
 
@@ -207,5 +214,14 @@ impl Source for HubHandle {
 
     fn ended(&self, watcher: &NodeName, session: SessionId) {
         lock(&self.shared.hub).end(watcher, session);
+    }
+
+    fn reader_opened(&self, watcher: &NodeName, reader: Reader, session: SessionId, positions: &Positions) {
+        lock(&self.shared.hub).account_mut().opened(watcher, reader, session, positions);
+    }
+
+    fn reader_acknowledged(&self, watcher: &NodeName, reader: Reader, session: SessionId, ack: &Ack) {
+        lock(&self.shared.hub).account_mut().acknowledged(watcher, reader, session, ack);
+        self.shared.acknowledged.send_modify(|times| *times += 1);
     }
 }

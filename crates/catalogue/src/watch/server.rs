@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use atoll_model::NodeName;
+use atoll_model::row::Reader;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{mpsc, watch};
@@ -32,6 +33,10 @@ pub trait Source: Send + Sync {
     fn acknowledged(&self, watcher: &NodeName, session: SessionId, ack: Ack) -> Option<LeaseGrant>;
     /// The stream is gone.
     fn ended(&self, watcher: &NodeName, session: SessionId);
+    /// As [`Source::opened`], by a process that decides nothing by these rows and is leased nothing.
+    fn reader_opened(&self, _: &NodeName, _: Reader, _: SessionId, _: &Positions) {}
+    /// As [`Source::acknowledged`], by such a process.
+    fn reader_acknowledged(&self, _: &NodeName, _: Reader, _: SessionId, _: &Ack) {}
 }
 
 /// Why a watch was ended from the server's side.

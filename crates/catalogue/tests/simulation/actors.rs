@@ -139,6 +139,7 @@ pub fn node_row(name: &NodeName, region: &str, epoch: u64) -> NodeRow {
         public_addresses: Vec::new(),
         mesh: None,
         gateway: None,
+        zones: Vec::new(),
     }
 }
 

@@ -97,7 +97,7 @@ impl World {
             RowKey::App(name) => view.app(name).map(|row| Row::App(row.as_ref().clone())),
             RowKey::Machine(id) => view.machine(id).map(|row| Row::Machine(MachineRow::clone(row))),
             // Nodes' rows have no stamps.
-            RowKey::Node(_) | RowKey::Certificate(_) | RowKey::Device(_) => return true,
+            RowKey::Node(_) | RowKey::Certificate(_) | RowKey::Device(_) | RowKey::Challenge(_) => return true,
         };
         // Another node's newer claim to the machine goes first.
         if row.as_ref().is_some_and(|row| row.rightful_owner() != *owner) {
@@ -134,7 +134,7 @@ impl World {
                 let same = match &row {
                     Row::App(row) => edge.served.app(&row.name).map(|served| **served == *row),
                     Row::Node(row) => edge.served.node(&row.name).map(|served| **served == *row),
-                    Row::Machine(_) | Row::Certificate(_) | Row::Device(_) => None,
+                    Row::Machine(_) | Row::Certificate(_) | Row::Device(_) | Row::Challenge(_) => None,
                 };
                 if same != Some(true) {
                     return Err(format!("{} does not serve by {key}", edge.name));

@@ -533,7 +533,7 @@ pub fn stamp_of(row: &Row) -> Option<u64> {
     match row {
         Row::Machine(row) => Some(row.changed_at_ms),
         Row::App(row) => row.hostnames.first()?.split('.').next()?.strip_prefix('s')?.parse().ok(),
-        Row::Node(_) | Row::Certificate(_) | Row::Device(_) => None,
+        Row::Node(_) | Row::Certificate(_) | Row::Device(_) | Row::Challenge(_) => None,
     }
 }
 

@@ -6,6 +6,7 @@ mod auth;
 mod console;
 pub mod control;
 mod deploy;
+mod dns;
 mod edge;
 mod image;
 mod ips;
@@ -66,6 +67,9 @@ pub enum Command {
     /// Addresses by which apps are entered
     #[command(subcommand)]
     Ips(ips::IpsCommand),
+    /// Records of the platform's public DNS
+    #[command(subcommand)]
+    Dns(dns::DnsCommand),
     /// Logins at other registries that images are pulled from
     #[command(subcommand)]
     Registry(registry::RegistryCommand),
@@ -106,6 +110,7 @@ pub async fn run(command: Command, connection: &Connection, printer: &Printer) -
         Command::Wireguard(command) => wireguard::run(command, &client, printer).await,
         Command::Edge(command) => edge::run(command, &client, printer).await,
         Command::Ips(command) => ips::run(command, &client, printer).await,
+        Command::Dns(command) => dns::run(command, &client, printer).await,
         Command::Registry(command) => registry::run(command, &client, printer).await,
         Command::Ssh(command) => console::run(command, &client, printer).await,
         Command::Node(command) => node::run(command, &client, printer).await,

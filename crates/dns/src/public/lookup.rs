@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use atoll_model::address::network_of;
 use atoll_model::reserved::API;
-use atoll_model::row::AppRow;
+use atoll_model::row::{AppRow, CHALLENGE_LABEL};
 
 use super::edges::Family;
 use super::zone::{Kind, MINIMUM, View, Zone};
@@ -20,7 +20,6 @@ const EDGE_TTL: u32 = 30;
 const CHALLENGE_TTL: u32 = 5;
 /// For which the zone's own records may be kept.
 const ZONE_TTL: u32 = 3600;
-const CHALLENGE: &str = "_acme-challenge.";
 
 /// For whom names are looked up.
 #[derive(Clone, Copy, Debug)]
@@ -107,8 +106,9 @@ pub(super) fn lookup(view: &View, zone: &Zone, name: &Name, asker: Asker) -> Opt
         return Some(node);
     }
     let host = name.below(&Name::ROOT)?;
-    if let Some(values) = host.strip_prefix(CHALLENGE).and_then(|host| view.challenges.get(host)) {
-        for value in values {
+    let proven = host.strip_prefix(CHALLENGE_LABEL).and_then(|host| host.strip_prefix('.'));
+    if let Some(challenge) = proven.and_then(|host| view.catalogue.challenge(host)) {
+        for value in &challenge.values {
             node.push(Type::TXT, CHALLENGE_TTL, Data::Bytes(record::text(value)));
         }
     }
@@ -117,7 +117,6 @@ pub(super) fn lookup(view: &View, zone: &Zone, name: &Name, asker: Asker) -> Opt
     }
     let exists = !node.records.is_empty()
         || view.catalogue.has_hostname_below(&host)
-        || view.challenges.contains_key(&host)
         || zone.servers.iter().any(|server| server.name.is_within(name));
     exists.then_some(node)
 }

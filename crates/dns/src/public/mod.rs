@@ -17,7 +17,7 @@ pub use changes::follow;
 pub use places::{InvalidPlaces, Places};
 pub use responder::Public;
 pub use sign::{InvalidKey, Signer};
-pub use zone::{Challenges, Kind, NameServer, View, Zone};
+pub use zone::{Kind, NameServer, View, Zone};
 
 #[cfg(test)]
 mod tests;

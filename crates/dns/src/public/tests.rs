@@ -6,7 +6,7 @@ use atoll_catalogue::Snapshot;
 use atoll_model::Row;
 use atoll_model::address::NetworkId;
 use atoll_model::reach::{Path, Reachability};
-use atoll_model::row::{AppRow, NodeRow, NodeState};
+use atoll_model::row::{AppRow, ChallengeRow, NodeRow, NodeState};
 use proptest::prelude::*;
 
 use super::*;
@@ -40,7 +40,13 @@ fn node(name: &str, state: NodeState, addresses: &[&str]) -> Row {
         public_addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         mesh: None,
         gateway: None,
+        zones: Vec::new(),
     })
+}
+
+fn challenge(host: &str, values: &[&str]) -> Row {
+    let values = values.iter().map(|value| value.to_string()).collect();
+    Row::Challenge(ChallengeRow { host: host.into(), values })
 }
 
 const PLACES: &str = "198.51.100.0/24,nrt\n203.0.113.0/24,ord\n2001:db8:a::/48,nrt\n";
@@ -59,17 +65,17 @@ fn view(shared: &[&str], unreachable: &[&str], state: NodeState) -> View {
         node("nrt2", state, &["192.0.2.12"]),
         node("ord1", state, &["192.0.2.21"]),
         node("fra1", NodeState::Revoked, &["192.0.2.31"]),
+        challenge("www.shop.example", &["proof", "another"]),
+        challenge("far.away.apps.example", &["proof"]),
     ];
     let lost = Path { round_trip: Duration::ZERO, loss: 1.0, reachable: false };
     let reach = Reachability { paths: unreachable.iter().map(|node| (node.parse().unwrap(), lost)).collect() };
     let here = Here { node: "ams1".parse().unwrap(), region: "ams".parse().unwrap() };
-    let challenges = Challenges::from([("www.shop.example".to_owned(), vec!["proof".to_owned()])]);
     View::new(
         Snapshot::from_rows(rows),
         &reach,
         &here,
         shared.iter().map(|address| address.parse().unwrap()).collect(),
-        Arc::new(challenges),
         Arc::new(Places::parse(PLACES).unwrap()),
     )
 }
@@ -232,6 +238,8 @@ fn zones_say_who_serves_them_and_what_does_not_exist() {
     assert_eq!((said.code, said.answers.len()), (0, 2));
     assert_eq!(at(&public, "ns1.apps.example", Type::A), ["192.0.2.53"]);
     let proof = Ask::new("_acme-challenge.www.shop.example", Type::TXT).of(&public);
+    assert_eq!(proof.answers, [(Type::TXT, b"\x05proof".to_vec()), (Type::TXT, b"\x07another".to_vec())]);
+    let proof = Ask::new("_acme-challenge.far.away.apps.example", Type::TXT).of(&public);
     assert_eq!(proof.answers, [(Type::TXT, b"\x05proof".to_vec())]);
     for (name, kind, code) in [
         ("none.apps.example", Type::A, 3),
@@ -240,6 +248,9 @@ fn zones_say_who_serves_them_and_what_does_not_exist() {
         ("b.shop.example", Type::TXT, 0),
         // Names between others exist, or resolvers would never ask further down.
         ("a.b.shop.example", Type::A, 0),
+        ("far.away.apps.example", Type::A, 0),
+        ("away.apps.example", Type::A, 0),
+        ("_acme-challenge.away.apps.example", Type::TXT, 3),
         ("x.a.b.shop.example", Type::A, 3),
     ] {
         let said = Ask::new(name, kind).of(&public);

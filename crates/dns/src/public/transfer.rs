@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use atoll_model::reserved::API;
+use atoll_model::row::CHALLENGE_LABEL;
 
 use super::lookup::{Asker, Data, Node, Record, lookup};
 use super::sign::nsec;
@@ -45,8 +46,8 @@ fn nodes(view: &View, zone: &Zone) -> Vec<(Name, Node)> {
         }
         app.hostnames.iter().filter_map(|host| host.parse().ok()).for_each(&mut add);
     }
-    let challenged = view.challenges.keys().filter_map(|host| format!("_acme-challenge.{host}").parse().ok());
-    challenged.for_each(&mut add);
+    let challenged = view.catalogue.challenges().map(|challenge| format!("{CHALLENGE_LABEL}.{}", challenge.host));
+    challenged.filter_map(|name| name.parse().ok()).for_each(&mut add);
     let node = |Canonical(name)| Some((name, lookup(view, zone, &name, Asker::Everybody)?));
     names.into_iter().filter_map(node).filter(|(_, node)| !node.records.is_empty()).collect()
 }

@@ -1,6 +1,5 @@
 //! What zones there are, and the view that their names are answered from.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,9 +20,6 @@ const RETRY: u32 = 60;
 const EXPIRE: u32 = 14 * 86_400;
 /// Seconds for which it is believed that something does not exist.
 pub(super) const MINIMUM: u32 = 30;
-
-/// Values of `_acme-challenge` records, by the host name that is to be proven.
-pub type Challenges = HashMap<String, Vec<String>>;
 
 /// Which names of a zone are apps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,7 +116,6 @@ impl Zone {
 #[derive(Clone)]
 pub struct View {
     pub(super) catalogue: Snapshot,
-    pub(super) challenges: Arc<Challenges>,
     pub(super) places: Arc<Places>,
     /// Anycast addresses through which the API and every app are entered; where there are none, edges' own are
     /// given.
@@ -135,10 +130,9 @@ impl View {
         reach: &Reachability,
         here: &Here,
         shared: Arc<[IpAddr]>,
-        challenges: Arc<Challenges>,
         places: Arc<Places>,
     ) -> Self {
         let edges = Arc::new(Edges::new(&catalogue, reach, here));
-        Self { catalogue, challenges, places, shared, edges }
+        Self { catalogue, places, shared, edges }
     }
 }

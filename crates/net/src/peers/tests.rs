@@ -21,6 +21,7 @@ fn node(name: &str, mesh: Option<u8>, state: NodeState) -> Row {
         worker_rpc: None,
         public_addresses: Vec::new(),
         gateway: None,
+        zones: Vec::new(),
         mesh: mesh.map(|number| MeshEnd {
             public_key: key(number).to_string(),
             endpoint: ([192, 0, 2, number], 51820).into(),

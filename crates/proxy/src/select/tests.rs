@@ -124,6 +124,7 @@ fn world(machines: &[Spec]) -> World {
             public_addresses: Vec::new(),
             mesh: None,
             gateway: None,
+            zones: Vec::new(),
         })
     });
     let rows = std::iter::once(Row::App(app)).chain(nodes).chain(machines.iter().map(Spec::row));

@@ -56,6 +56,7 @@ const TABLES: &[Table] = tables![
     "tokens" by "id",
     "nodes" by "name",
     "devices" by "address",
+    "dns_challenges" by "host, value",
     "audit" by "id",
     "hubs" by "id",
     "hub_edges" by "edge",

@@ -3,6 +3,7 @@
 mod addresses;
 mod apps;
 mod audit;
+mod challenges;
 mod deploys;
 mod devices;
 mod hubs;
@@ -21,6 +22,7 @@ mod tokens;
 pub use addresses::{AddressKind, AddressPool, AppAddress};
 pub use apps::{App, AppStatus, NewApp};
 pub use audit::{AuditCall, AuditChange, AuditEnd, AuditEntry, AuditFilter, AuditOutcome};
+pub use challenges::Challenge;
 pub use deploys::{Deploy, DeployEvent, DeployLease, DeployOutcome};
 pub use devices::{Device, NewDevice};
 pub use hubs::{EdgeLease, Hub};

@@ -69,6 +69,8 @@ pub struct NodeNetwork {
     pub gateway: Option<NodeGateway>,
     /// Where users reach its edge.
     pub public_addresses: Vec<IpAddr>,
+    /// Zones of public DNS that it answers for.
+    pub zones: Vec<String>,
 }
 
 /// A node's end of the mesh.
@@ -129,10 +131,12 @@ fn network(row: &Row) -> Result<NodeNetwork, StoreError> {
     let ports = port("gateway_port")?.zip(port("gateway_websocket_port")?);
     let gateway = row.text_opt("gateway_key")?.zip(ports);
     let addresses = row.text_opt("public_addresses")?.unwrap_or_default();
+    let zones = row.text_opt("zones")?.unwrap_or_default();
     Ok(NodeNetwork {
         mesh: public_key.zip(mesh_port).map(|(public_key, port)| NodeMesh { public_key, port, rpc_port }),
         gateway: gateway.map(|(public_key, (port, websocket_port))| NodeGateway { public_key, port, websocket_port }),
         public_addresses: addresses.split_ascii_whitespace().filter_map(|address| address.parse().ok()).collect(),
+        zones: zones.split_ascii_whitespace().map(str::to_owned).collect(),
     })
 }
 
@@ -232,7 +236,8 @@ impl WriteTx {
         }
         let addresses: Vec<String> = network.public_addresses.iter().map(ToString::to_string).collect();
         let sql = "UPDATE nodes SET mesh_key = $2, mesh_port = $3, mesh_rpc_port = $4, gateway_key = $5,
-                       gateway_port = $6, gateway_websocket_port = $7, public_addresses = $8, updated_at = $9
+                       gateway_port = $6, gateway_websocket_port = $7, public_addresses = $8, zones = $9,
+                       updated_at = $10
                    WHERE name = $1 AND state IN ('active', 'draining')";
         let (mesh, gateway) = (network.mesh.as_ref(), network.gateway.as_ref());
         self.execute(
@@ -246,6 +251,7 @@ impl WriteTx {
                 gateway.map(|gateway| u64::from(gateway.port)),
                 gateway.map(|gateway| u64::from(gateway.websocket_port)),
                 addresses.join(" "),
+                network.zones.join(" "),
                 now_ms,
             ],
         )

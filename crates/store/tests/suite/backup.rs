@@ -14,6 +14,8 @@ pub async fn fill(store: &Store, keyring: &Keyring) {
     let lease = &take_deploy(store, &release, "one", NOW).await.unwrap();
     let (app, edge): (&AppName, &NodeName) = (&parsed("web"), &parsed("ams1"));
     let plan = &json!({"steps": []});
+    let challenge =
+        &Challenge { host: "web.apps.test".into(), value: "a".into(), ends_at_ms: NOW + 1, created_at_ms: NOW };
     store
         .write(|tx| async move {
             tx.deploy_plan_record(lease, 0, plan).await?;
@@ -21,6 +23,7 @@ pub async fn fill(store: &Store, keyring: &Keyring) {
             tx.deploy_event_append(lease, plan, NOW).await?;
             tx.setting_set("instance", &[0, 255, 7]).await?;
             tx.scale_set(app, &Scale { process_group: "app".into(), region: parsed("ams"), count: 2 }).await?;
+            tx.challenge_put(challenge).await?;
             tx.hub_heartbeat("hub", "192.0.2.1:4281", NOW).await?;
             tx.edge_lease(edge, "hub", NOW).await?;
             let id = tx.audit_begin(&call("Apps_create", "web"), NOW).await?;

@@ -4,6 +4,7 @@ mod addresses;
 mod apps;
 mod audit;
 mod backup;
+mod challenges;
 mod devices;
 mod machines;
 mod moves;
@@ -26,6 +27,7 @@ pub use addresses::*;
 pub use apps::*;
 pub use audit::*;
 pub use backup::*;
+pub use challenges::*;
 pub use devices::*;
 pub use machines::*;
 pub use moves::*;
@@ -57,6 +59,7 @@ macro_rules! every_case {
             a_node_that_lost_its_records_gets_a_new_epoch
             no_two_nodes_have_the_same_mesh_key
             a_device_has_its_name_key_and_address_alone
+            a_challenge_stays_until_it_ends_or_is_removed
             a_join_token_admits_one_node
             releases_are_numbered_and_run_one_at_a_time
             a_stale_executor_is_refused

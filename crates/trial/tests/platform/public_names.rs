@@ -1,9 +1,11 @@
 //! The platform's own DNS servers send users to the nearest edge that serves, and to another one when it
-//! does not.
+//! does not; they answer what certificate authorities ask for as soon as it is said.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use anyhow::{Context, ensure};
+use serde_json::Value;
 
 use atoll_lab::Host;
 use atoll_trial::platform::{Platform, Role, SOON, TWO_REGIONS};
@@ -13,12 +15,18 @@ use crate::support::trial_with;
 
 const SITE: &str = "web.apps.test";
 
+/// A client's question at a server: the lines of the answer.
+async fn asked(client: &Host, server: Ipv4Addr, name: &str, how: &[&str]) -> anyhow::Result<Vec<String>> {
+    let at = format!("@{server}");
+    let output = client.command("dig")?.args(["+short", "+timeout=2", &at, name]).args(how).output().await?;
+    ensure!(output.status.success(), "dig {name}: {}", String::from_utf8_lossy(&output.stdout));
+    Ok(String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect())
+}
+
 /// What a client is told at a server.
 async fn told(client: &Host, server: Ipv4Addr, name: &str, how: &[&str]) -> anyhow::Result<Vec<Ipv4Addr>> {
-    let at = format!("@{server}");
-    let output = client.command("dig")?.args(["+short", "+timeout=2", &at, name, "A"]).args(how).output().await?;
-    ensure!(output.status.success(), "dig {name}: {}", String::from_utf8_lossy(&output.stdout));
-    Ok(String::from_utf8(output.stdout)?.lines().filter_map(|line| line.parse().ok()).collect())
+    let lines = asked(client, server, name, &[how, &["A"]].concat()).await?;
+    Ok(lines.iter().filter_map(|line| line.parse().ok()).collect())
 }
 
 async fn is_told(platform: &Platform, client: &str, server: Ipv4Addr, wanted: Ipv4Addr) -> anyhow::Result<()> {
@@ -29,6 +37,68 @@ async fn is_told(platform: &Platform, client: &str, server: Ipv4Addr, wanted: Ip
         Ok(())
     })
     .await?;
+    Ok(())
+}
+
+/// Values of a certificate authority are answered by every server as soon as the command returns; it names those
+/// that do not answer.
+async fn challenges(platform: &Platform, folder: &Path) -> anyhow::Result<()> {
+    let [ams, nrt] = [platform.host("ams")?.ipv4()?, platform.host("nrt")?.ipv4()?];
+    let client = platform.host("berlin")?;
+    let says = async |words: &[&str], code: i32| {
+        let said = platform.atoll(folder, &[&["dns", "challenge"], words].concat()).await?;
+        ensure!(said.code == Some(code), "{words:?}: {said:?}");
+        anyhow::Ok(said)
+    };
+    let add = async |value: &str| -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&says(&["add", SITE, value, "--json"], 0).await?.stdout)?)
+    };
+    let values = async |server| {
+        let mut values = asked(&client, server, &format!("_acme-challenge.{SITE}"), &["TXT"]).await?;
+        values.sort();
+        anyhow::Ok(values)
+    };
+    until("both servers are known to answer", SOON, async || {
+        let added = add("first").await?;
+        ensure!(added["answered_by"] == serde_json::json!(["ams", "nrt"]), "{added}");
+        Ok(())
+    })
+    .await?;
+    let added = add("second").await?;
+    ensure!(added["waiting_for"] == serde_json::json!([]), "{added}");
+    for server in [ams, nrt] {
+        let found = values(server).await?;
+        ensure!(found == ["\"first\"", "\"second\""], "{server} answers {found:?}");
+    }
+    let refused = says(&["add", "www.elsewhere.test", "value"], 1).await?;
+    ensure!(refused.stderr.contains("no server answers public DNS for www.elsewhere.test"), "{refused:?}");
+    says(&["add", SITE, "two words"], 2).await?;
+    says(&["add", SITE, "value", "--expiry", "1s"], 2).await?;
+
+    says(&["remove", SITE, "first"], 0).await?;
+    says(&["remove", SITE, "first"], 4).await?;
+    let listed = says(&["list", SITE], 0).await?;
+    ensure!(listed.stdout.contains("second") && !listed.stdout.contains("first"), "{listed:?}");
+    until("the value is gone everywhere", SOON, async || {
+        ensure!(values(ams).await? == ["\"second\""] && values(nrt).await? == ["\"second\""]);
+        Ok(())
+    })
+    .await?;
+
+    let far = platform.node("nrt")?;
+    let net = far.pid(Role::Net)?;
+    far.signal(net, "STOP").await?;
+    let added = add("third").await;
+    far.signal(net, "CONT").await?;
+    let added = added?;
+    ensure!(added["waiting_for"] == serde_json::json!(["nrt"]), "{added}");
+    until("the server that was silent answers by it, too", SOON, async || {
+        ensure!(values(nrt).await? == ["\"second\"", "\"third\""]);
+        Ok(())
+    })
+    .await?;
+    says(&["remove", SITE], 0).await?;
+    ensure!(says(&["list"], 0).await?.stdout.lines().count() == 1, "something is left");
     Ok(())
 }
 
@@ -53,6 +123,8 @@ fn users_are_told_the_nearest_edge_that_serves() {
         is_told(platform, "osaka", nrt, nrt).await?;
         ensure!(told(&berlin, ams, "none.apps.test", &[]).await?.is_empty(), "a name that nobody has");
         ensure!(told(&berlin, ams, SITE, &["+tcp"]).await? == [ams], "over TCP");
+
+        challenges(platform, folder.path()).await.context("challenges")?;
 
         // From now on a table says it.
         std::fs::write(&places, format!("{}/32,nrt\n", osaka.ipv4()?))?;

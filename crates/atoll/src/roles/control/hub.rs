@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -20,10 +20,10 @@ use atoll_catalogue::watch::{
     BoxError, CHANNEL_MESSAGES, EdgePlace, HubHandle, MemoryBook, ReplicaHandle, Streams, boot_clock, serve_watch,
     wait_for_barrier, watch_as_edge,
 };
-use atoll_control::Control;
+use atoll_control::{Control, Readers};
 use atoll_deploy::{Barrier, BarrierFailure};
-use atoll_model::row::MachineRow;
-use atoll_model::{MachineId, NodeName, Owner, RowKey};
+use atoll_model::row::{MachineRow, Reader};
+use atoll_model::{MachineId, NodeName, Owner, RowKey, RowVersion};
 
 use super::super::catalogue::open_watch;
 
@@ -90,6 +90,19 @@ pub fn own_view(hub: &HubHandle, stop: CancellationToken) -> ReplicaHandle {
         tokio::spawn(watch_as_edge(view.clone(), EdgePlace { region, hubs: 1 }, connect, rand::random(), stop));
     }
     view
+}
+
+/// How far servers have come with control's rows.
+pub struct HubReaders(pub HubHandle);
+
+impl Readers for HubReaders {
+    fn goes_by(&self, node: &NodeName, reader: Reader, key: &RowKey, version: RowVersion) -> bool {
+        self.0.goes_by(node, reader, key, version)
+    }
+
+    fn acknowledged(&self) -> watch::Receiver<u64> {
+        self.0.acknowledgements()
+    }
 }
 
 /// "Every edge knows", for deploys, as long as there is one control process.

@@ -78,6 +78,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         )?,
         directory: Directory::new(live.clone()),
         rows: Arc::new(ControlRows(rows.clone())),
+        readers: Arc::new(hub::HubReaders(hub.clone())),
         settings: Settings {
             platform: node.platform.clone(),
             app_domain: options.app_domain.clone(),
@@ -122,6 +123,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         async move { control.take_back_forever(|| observe::rows(&view)).await }
     });
     tokio::spawn(control.clone().prune_forever());
+    tokio::spawn(control.clone().challenges_end_forever());
     tokio::spawn(authority::keep(control.clone(), state.clone()));
 
     if let Some(socket) = metrics_socket {

@@ -55,5 +55,5 @@ fn says(row: &NodeRow, entered: &EnterNetworkRequest) -> bool {
         _ => true,
     };
     let told = entered.public_addresses.is_empty() || addresses.eq(entered.public_addresses.iter().cloned());
-    mesh && rpc && gateway && told
+    mesh && rpc && gateway && told && row.zones == entered.zones
 }

@@ -201,6 +201,7 @@ impl Platform {
             public_addresses: Vec::new(),
             mesh: None,
             gateway: None,
+            zones: Vec::new(),
         }));
         node
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use atoll_trial::platform::{MachineSpec, ONE_REGION, Release, SOON, example_of};
 use atoll_trial::wait::until;
 
-use crate::support::trial;
+use crate::support::trial_with;
 use api::Api;
 
 /// Operations that are tried elsewhere.
@@ -25,7 +25,11 @@ const NOT_CALLED: [&str; 3] = [
 
 #[test]
 fn the_api_is_as_it_describes_itself() {
-    trial("described", ONE_REGION, async |platform| {
+    let folder = tempfile::tempdir().unwrap();
+    let zones = folder.path().join("zones.toml");
+    std::fs::write(&zones, "servers = [{ name = \"ns1.example.org\" }]\n").unwrap();
+    let arguments = ["--dns", "0.0.0.0:53", "--dns-zones", zones.to_str().unwrap()];
+    trial_with("described", ONE_REGION, &arguments, async |platform| {
         let mut api = Api::read(platform.client().base(), platform.token()).await?;
         api.refuses_everything_without_a_token().await?;
 
@@ -58,6 +62,7 @@ fn the_api_is_as_it_describes_itself() {
         addresses(&mut api).await?;
         policies(&mut api).await?;
         devices(&mut api).await?;
+        challenges(&mut api).await?;
 
         platform.import_example("hello", &example_of("hello")).await?;
         api.get("/api/v1/images", 200).await?;
@@ -150,6 +155,23 @@ async fn devices(api: &mut Api) -> anyhow::Result<()> {
     api.get(&one, 200).await?;
     api.delete(&one).await?;
     api.get(&one, 404).await.map(drop)
+}
+
+async fn challenges(api: &mut Api) -> anyhow::Result<()> {
+    let all = "/api/v1/dns/challenges";
+    let wanted = |host: &str, value: &str| json!({"host": host, "value": value, "seconds": 600});
+    until("the server is known to answer public DNS", SOON, async || {
+        api.send(Method::POST, all, wanted("_acme-challenge.hello.apps.test", "proof"), 200).await.map(drop)
+    })
+    .await?;
+    api.send(Method::POST, all, wanted("hello.apps.test", "two words"), 400).await?;
+    api.send(Method::POST, all, wanted("elsewhere.test", "proof"), 412).await?;
+    api.get(all, 200).await?;
+    let found = api.get(&format!("{all}?host=hello.apps.test"), 200).await?;
+    ensure!(found.as_array().map(Vec::len) == Some(1) && found[0]["value"] == "proof", "{found}");
+    let one = format!("{all}/hello.apps.test");
+    api.delete(&format!("{one}?value=proof")).await?;
+    api.send(Method::DELETE, &one, json!({}), 404).await.map(drop)
 }
 
 /// What this trial did, in parts.
