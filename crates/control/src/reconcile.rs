@@ -54,6 +54,9 @@ impl Control {
             }
         }
         self.policies_settle(None).await;
+        if let Err(error) = self.addresses_settle().await {
+            tracing::info!(error = with_causes(&error), "addresses that were given back rest for longer");
+        }
         for app in self.all_apps().await? {
             if app.status == AppStatus::Deleting
                 && let Err(error) = self.app_finish_deletion(&app.name).await

@@ -18,7 +18,10 @@ use crate::{Control, ControlError, ControlResult};
 pub trait RowSink: Send + Sync {
     /// Publishes unless the same content is already there; answers the row's version.
     fn put(&self, row: Row) -> Option<RowVersion>;
+    /// None if it was not there.
     fn delete(&self, key: RowKey) -> Option<RowVersion>;
+    /// Of the latest write.
+    fn position(&self) -> RowVersion;
 }
 
 /// How far servers have come with control's rows: the catalogue's hub.

@@ -97,7 +97,8 @@ impl World for Platform {
     }
 
     async fn announce(&self, app: &AppName) -> Result<(), Setback> {
-        Ok(self.control.app_publish(app).await?)
+        self.control.app_publish(app).await?;
+        Ok(())
     }
 
     async fn apply(&self, app: &AppName, effect: &Effect, release: Option<&Release>) -> Result<(), Setback> {

@@ -332,6 +332,9 @@ pub struct AddressPoolSummary {
     pub used: usize,
     /// Addresses that were given back and are not given out yet.
     pub resting: usize,
+    /// Servers that have not said that they go without some of these; others wait for time alone.
+    #[serde(default)]
+    pub waiting_for: Vec<NodeName>,
 }
 
 /// What a server's place announces by BGP.

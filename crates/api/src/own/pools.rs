@@ -27,8 +27,15 @@ pub fn routes() -> Routes {
 }
 
 fn shown(used: PoolUse) -> AddressPoolSummary {
-    let PoolUse { pool, used, resting } = used;
-    AddressPoolSummary { prefix: pool.prefix, shared: pool.shared, local: pool.host_routes, used, resting }
+    let PoolUse { pool, used, resting, waiting_for } = used;
+    AddressPoolSummary {
+        prefix: pool.prefix,
+        shared: pool.shared,
+        local: pool.host_routes,
+        used,
+        resting,
+        waiting_for: waiting_for.into_iter().collect(),
+    }
 }
 
 /// A pool as the record of changes shows it.
@@ -50,7 +57,7 @@ async fn add(
     auth.on("pool", &request.prefix);
     let pool = api.control.address_pool_add(&request.prefix, request.shared, request.local).await?;
     auth.became(audited(&pool));
-    Ok(Json(shown(PoolUse { pool, used: 0, resting: 0 })))
+    Ok(Json(shown(PoolUse { pool, used: 0, resting: 0, waiting_for: Default::default() })))
 }
 
 #[derive(Deserialize, ToSchema)]

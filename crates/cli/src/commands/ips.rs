@@ -28,7 +28,7 @@ pub enum IpsCommand {
         #[command(flatten)]
         target: AppTarget,
     },
-    /// Take addresses from an app; nobody else gets them for an hour
+    /// Take addresses from an app; nobody else gets them until every server goes without them
     Release {
         #[arg(required = true, value_name = "ADDRESS")]
         addresses: Vec<IpAddr>,
@@ -136,6 +136,10 @@ async fn pool(command: PoolCommand, client: &Client, printer: &Printer) -> Resul
                 };
                 let rows = pools.iter().map(row).collect();
                 printer.table(&["prefix", "kind", "host routes", "in use", "resting"], rows);
+                for pool in pools.iter().filter(|pool| !pool.waiting_for.is_empty()) {
+                    let servers: Vec<String> = pool.waiting_for.iter().map(ToString::to_string).collect();
+                    printer.note(&format!("{}: addresses rest until {} hear control", pool.prefix, servers.join(", ")));
+                }
             });
         }
         PoolCommand::Add { prefix, shared, local } => {

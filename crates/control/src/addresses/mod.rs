@@ -1,24 +1,22 @@
 //! Addresses by which apps are entered: the operator's pools, who has which address, and their way into
-//! the catalogue. An address that an app gives back rests before another app may get it: until then some
-//! place may still lead it to the app before, and resolvers may still know it.
+//! the catalogue. An address that an app gives back rests before another app may get it ([`resting`]).
 
 mod pools;
+mod resting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Duration;
 
 use atoll_model::address::{NetworkId, flycast_address};
-use atoll_model::{AppName, OrgSlug, Row, RowKey};
+use atoll_model::{AppName, NodeName, OrgSlug, Row, RowKey, RowVersion};
 use atoll_store::{AddressKind, AddressPool, App, AppAddress, AppStatus, ErrorKind, Network, ReadTx, StoreError};
 use ipnet::{IpNet, Ipv6Net};
 
 use crate::rows::app_row;
-use crate::{Changed, Control, ControlError, ControlResult, Kind};
+use crate::{Changed, Control, ControlError, ControlResult, Kind, Readers};
 use pools::{PoolRefused, lowest_free, new_pool};
+use resting::{FLOOR, Rest, rest};
 
-/// Far longer than names live in resolvers and than an edge that control hears may lag behind.
-const REST: Duration = Duration::from_secs(3600);
 /// An app's row names all of its addresses and must stay small.
 const MAX_PER_APP: usize = 64;
 
@@ -61,26 +59,37 @@ pub struct PoolUse {
     pub used: usize,
     /// Addresses that were given back and are not given out yet.
     pub resting: usize,
+    /// Servers that have not said that they go without some of these.
+    pub waiting_for: BTreeSet<NodeName>,
 }
 
 /// Everything that a choice depends on, of one moment.
 struct Situation {
     pools: Vec<AddressPool>,
     held: Vec<AppAddress>,
-    resting: BTreeSet<IpAddr>,
+    /// Given back, and who is waited for.
+    resting: BTreeMap<IpAddr, BTreeSet<NodeName>>,
+    /// Given back, and free from now on.
+    rested: Vec<IpAddr>,
 }
 
 impl Situation {
-    async fn read(tx: &ReadTx, now_ms: u64) -> Result<Self, StoreError> {
-        Ok(Self {
-            pools: tx.address_pools().await?,
-            held: tx.addresses().await?,
-            resting: tx.addresses_resting(now_ms).await?,
-        })
+    async fn read(tx: &ReadTx, now_ms: u64, readers: &dyn Readers) -> Result<Self, StoreError> {
+        let nodes = tx.node_list().await?;
+        let (mut resting, mut rested) = (BTreeMap::new(), Vec::new());
+        for found in tx.addresses_resting().await? {
+            let goes_by = |node: &_, reader, key: &_, version| readers.goes_by(node, reader, key, version);
+            match rest(&found, &nodes, now_ms, goes_by) {
+                Rest::Over => rested.push(found.address),
+                Rest::Time => drop(resting.insert(found.address, BTreeSet::new())),
+                Rest::Servers(servers) => drop(resting.insert(found.address, servers)),
+            }
+        }
+        Ok(Self { pools: tx.address_pools().await?, held: tx.addresses().await?, resting, rested })
     }
 
     fn taken(&self) -> BTreeSet<IpAddr> {
-        self.held.iter().map(|held| held.address).chain(self.resting.iter().copied()).collect()
+        self.held.iter().map(|held| held.address).chain(self.resting.keys().copied()).collect()
     }
 
     /// Pools of one kind, as prefixes.
@@ -167,15 +176,19 @@ impl From<PoolRefused> for ControlError {
 /// The pools, and what of each is in use.
 impl Control {
     pub async fn address_pools(&self) -> ControlResult<Vec<PoolUse>> {
-        let now = self.now_ms();
-        let situation = self.store.read(|tx| async move { Situation::read(&tx, now).await }).await?;
+        let (now, readers) = (self.now_ms(), &*self.readers);
+        let situation = self.store.read(|tx| async move { Situation::read(&tx, now, readers).await }).await?;
         let within =
             |pool: &AddressPool, address: &IpAddr| pool.prefix.parse::<IpNet>().is_ok_and(|net| net.contains(address));
         let held: BTreeSet<IpAddr> = situation.held.iter().map(|held| held.address).collect();
-        let of = |pool: AddressPool| PoolUse {
-            used: held.iter().filter(|address| within(&pool, address)).count(),
-            resting: situation.resting.iter().filter(|address| within(&pool, address)).count(),
-            pool,
+        let of = |pool: AddressPool| {
+            let resting = situation.resting.iter().filter(|(address, _)| within(&pool, address));
+            PoolUse {
+                used: held.iter().filter(|address| within(&pool, address)).count(),
+                resting: resting.clone().count(),
+                waiting_for: resting.flat_map(|(_, servers)| servers.iter().cloned()).collect(),
+                pool,
+            }
         };
         Ok(situation.pools.into_iter().map(of).collect())
     }
@@ -204,9 +217,9 @@ impl Control {
     pub async fn address_pool_remove(&self, prefix: &str) -> ControlResult<AddressPool> {
         let net: IpNet =
             prefix.parse().map_err(|_| ControlError::not_found(format!("address pool {prefix:?} not found")))?;
-        let (prefix, now) = (&net.to_string(), self.now_ms());
+        let prefix = &net.to_string();
         let removed = self.store.write(|tx| async move {
-            let held = Situation::read(&tx, now).await?.held;
+            let held = tx.addresses().await?;
             let in_use: BTreeSet<IpAddr> =
                 held.into_iter().map(|held| held.address).filter(|address| net.contains(address)).collect();
             Ok::<_, StoreError>(match in_use.len() {
@@ -234,9 +247,9 @@ impl Control {
     /// Gives an app an address, the lowest free one; publishes it.
     pub async fn address_allocate(&self, app: &App, wish: &AddressWish) -> ControlResult<Changed<AppAddress>> {
         let wish = &self.look_up(app, wish).await?;
-        let now = self.now_ms();
+        let (now, readers) = (self.now_ms(), &*self.readers);
         let given = self.store.write(|tx| async move {
-            let situation = Situation::read(&tx, now).await?;
+            let situation = Situation::read(&tx, now, readers).await?;
             let (address, has_it) = match situation.choose(app, wish) {
                 Ok(chosen) => chosen,
                 Err(refused) => return Ok(Err(refused)),
@@ -257,6 +270,7 @@ impl Control {
                 created_at_ms: now,
             };
             if !has_it {
+                tx.addresses_rested(&situation.rested).await?;
                 tx.address_bind(&new).await?;
             }
             let held = tx.addresses_of(&app.name).await?.into_iter().find(|held| held.address == address);
@@ -280,9 +294,26 @@ impl Control {
         Ok(released)
     }
 
-    /// Until when an address rests that is given back now, in Unix milliseconds.
+    /// Until when an address rests at least that is given back now, in Unix milliseconds.
     pub(crate) fn rests_until(&self) -> u64 {
-        self.now_ms().saturating_add(u64::try_from(REST.as_millis()).unwrap_or(u64::MAX))
+        self.now_ms().saturating_add(u64::try_from(FLOOR.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Notes of addresses that were given back which write of the catalogue is without them; servers
+    /// acknowledge it.
+    pub(crate) async fn addresses_settle(&self) -> ControlResult<()> {
+        let mut unsettled: BTreeMap<AppName, Vec<IpAddr>> = BTreeMap::new();
+        for found in self.store.read(|tx| async move { tx.addresses_resting().await }).await? {
+            if let (Some(app), None) = (found.app, found.gone) {
+                unsettled.entry(app).or_default().push(found.address);
+            }
+        }
+        for (app, addresses) in &unsettled {
+            // What is published here was read after the addresses were found to be given back.
+            let version = self.app_publish(app).await?;
+            self.store.write(|tx| async move { tx.addresses_gone(addresses, version).await }).await?;
+        }
+        Ok(())
     }
 
     /// A network is named by its organization's people; it must be there, as nobody could enter by it else.
@@ -306,17 +337,23 @@ impl Control {
 /// Into the catalogue.
 impl Control {
     /// Lets routing know what the records say of an app. Published again if the records have changed
-    /// meanwhile, so that of two changes at once the later one stays.
-    pub async fn app_publish(&self, name: &AppName) -> ControlResult<()> {
+    /// meanwhile, so that of two changes at once the later one stays. Whoever goes by the write that is answered
+    /// goes by these records, or by later ones.
+    ///
+    /// # Errors
+    /// Besides failures of the records, `Internal` if the catalogue takes no such row.
+    pub async fn app_publish(&self, name: &AppName) -> ControlResult<RowVersion> {
         let mut known = self.app_row_of(name).await?;
         loop {
-            match &known {
+            let version = match &known {
                 Some(row) => self.rows.put(row.clone()),
-                None => self.rows.delete(RowKey::App(name.clone())),
+                // Where there is none to be deleted, all that was published so far is without it.
+                None => self.rows.delete(RowKey::App(name.clone())).or_else(|| Some(self.rows.position())),
             };
             let now = self.app_row_of(name).await?;
             if now == known {
-                return Ok(());
+                let refused = || ControlError::internal(format!("the catalogue took no row of app {name}"));
+                return version.ok_or_else(refused);
             }
             known = now;
         }
@@ -382,7 +419,8 @@ mod tests {
             pool("198.51.100.0/30", false, false),
             pool("203.0.113.0/30", true, false),
         ];
-        Situation { pools, held, resting: BTreeSet::from(["198.51.100.1".parse().unwrap()]) }
+        let resting = BTreeMap::from([("198.51.100.1".parse().unwrap(), BTreeSet::new())]);
+        Situation { pools, held, resting, rested: Vec::new() }
     }
 
     fn chosen(situation: &Situation, wish: &Wish) -> Result<(String, bool), Kind> {

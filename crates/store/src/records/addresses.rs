@@ -1,11 +1,10 @@
 //! Addresses by which apps are entered from outside, and the operator's pools that the public ones are
 //! of. Which address an app gets is decided by whoever calls; here it can only be kept by one.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use atoll_model::AppName;
 use atoll_model::address::NetworkId;
+use atoll_model::{AppName, RowVersion};
 
 use crate::value::{Row, params, stored_word};
 use crate::{AppStatus, ReadTx, StoreError, WriteTx};
@@ -45,6 +44,28 @@ pub struct AppAddress {
     /// Of a private one: from where it is entered.
     pub network: Option<NetworkId>,
     pub created_at_ms: u64,
+}
+
+/// An address that an app gave back, and that nobody may have yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RestingAddress {
+    pub address: IpAddr,
+    /// Until then at least.
+    pub rests_until_ms: u64,
+    /// The app that had it. Earlier versions did not note it.
+    pub app: Option<AppName>,
+    /// The write of the app's catalogue row that is without the address; unknown until it is published.
+    pub gone: Option<RowVersion>,
+}
+
+fn resting(row: &Row) -> Result<RestingAddress, StoreError> {
+    let gone = row.unsigned_opt("gone_epoch")?.zip(row.unsigned_opt("gone_sequence")?);
+    Ok(RestingAddress {
+        address: row.parsed("address")?,
+        rests_until_ms: row.unsigned("rests_until")?,
+        app: row.parsed_opt("app")?,
+        gone: gone.map(|(epoch, sequence)| RowVersion { epoch, sequence }),
+    })
 }
 
 fn pool(row: &Row) -> Result<AddressPool, StoreError> {
@@ -87,10 +108,10 @@ impl ReadTx {
         self.rows(sql, params![]).await?.iter().map(address).collect()
     }
 
-    /// Addresses that were given back and may not be given out before `now_ms` or later.
-    pub async fn addresses_resting(&self, now_ms: u64) -> Result<BTreeSet<IpAddr>, StoreError> {
-        let sql = "SELECT address FROM resting_addresses WHERE rests_until > $1";
-        self.rows(sql, params![now_ms]).await?.iter().map(|row| row.parsed("address")).collect()
+    /// Addresses that were given back and are not yet [rested](WriteTx::addresses_rested).
+    pub async fn addresses_resting(&self) -> Result<Vec<RestingAddress>, StoreError> {
+        let sql = "SELECT * FROM resting_addresses ORDER BY address";
+        self.rows(sql, params![]).await?.iter().map(resting).collect()
     }
 }
 
@@ -138,10 +159,10 @@ impl WriteTx {
                 return refused(format!("it is in use by app {}", held.app));
             }
         }
-        if self.addresses_resting(new.created_at_ms).await?.contains(&new.address) {
-            return refused("it was given back a moment ago, and rests".to_owned());
+        let sql = "SELECT address FROM resting_addresses WHERE address = $1";
+        if self.row_opt(sql, params![&text]).await?.is_some() {
+            return refused("it was given back, and rests".to_owned());
         }
-        self.execute("DELETE FROM resting_addresses WHERE rests_until <= $1", params![new.created_at_ms]).await?;
         self.execute(
             "INSERT INTO app_addresses (address, app, kind, host_route, network, created_at)
              VALUES ($1, $2, $3, $4, $5, $6)",
@@ -151,8 +172,8 @@ impl WriteTx {
         .map(drop)
     }
 
-    /// Takes an address from an app; says what it was. Unless others share it, nobody gets it before
-    /// `rests_until_ms`.
+    /// Takes an address from an app; says what it was. Unless others share it, it rests, until `rests_until_ms`
+    /// at least.
     pub async fn address_release(
         &self,
         app: &AppName,
@@ -162,9 +183,10 @@ impl WriteTx {
         let held = self.addresses_of(app).await?.into_iter().find(|held| held.address == address);
         let released = held.ok_or_else(|| StoreError::not_found("address", address))?;
         let app = self.app_fetch(app).await?;
-        let sql = "INSERT INTO resting_addresses (address, rests_until)
-                   SELECT address, $3 FROM app_addresses WHERE app = $1 AND address = $2 AND kind <> 'shared'";
-        self.execute(sql, params![&app.id, address.to_string(), rests_until_ms]).await?;
+        if released.kind != AddressKind::Shared {
+            let sql = "INSERT INTO resting_addresses (address, rests_until, app) VALUES ($1, $2, $3)";
+            self.execute(sql, params![address.to_string(), rests_until_ms, &app.name]).await?;
+        }
         let sql = "DELETE FROM app_addresses WHERE app = $1 AND address = $2";
         self.execute(sql, params![&app.id, address.to_string()]).await?;
         Ok(released)
@@ -174,6 +196,24 @@ impl WriteTx {
     pub async fn addresses_release(&self, app: &AppName, rests_until_ms: u64) -> Result<(), StoreError> {
         for held in self.addresses_of(app).await? {
             self.address_release(app, held.address, rests_until_ms).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes the write of their app's catalogue row that is without these addresses.
+    pub async fn addresses_gone(&self, addresses: &[IpAddr], version: RowVersion) -> Result<(), StoreError> {
+        for address in addresses {
+            let sql = "UPDATE resting_addresses SET gone_epoch = $2, gone_sequence = $3 WHERE address = $1";
+            self.execute(sql, params![address.to_string(), version.epoch, version.sequence]).await?;
+        }
+        Ok(())
+    }
+
+    /// From now on these may be given out again.
+    pub async fn addresses_rested(&self, addresses: &[IpAddr]) -> Result<(), StoreError> {
+        for address in addresses {
+            let sql = "DELETE FROM resting_addresses WHERE address = $1";
+            self.execute(sql, params![address.to_string()]).await?;
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ mod secrets;
 mod settings;
 mod tokens;
 
-pub use addresses::{AddressKind, AddressPool, AppAddress};
+pub use addresses::{AddressKind, AddressPool, AppAddress, RestingAddress};
 pub use apps::{App, AppStatus, NewApp};
 pub use audit::{AuditCall, AuditChange, AuditEnd, AuditEntry, AuditFilter, AuditOutcome};
 pub use challenges::Challenge;

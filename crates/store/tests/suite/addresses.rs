@@ -47,11 +47,23 @@ pub async fn an_address_is_one_apps_until_it_has_rested(store: &Store) {
     assert_eq!(release(db, NOW).await.unwrap_err().kind(), ErrorKind::NotFound, "it is another's");
     release(web, NOW + 10).await.unwrap();
     assert_eq!(release(web, NOW + 10).await.unwrap_err().kind(), ErrorKind::NotFound);
-    let resting = store.read(|tx| async move { tx.addresses_resting(NOW + 9).await }).await.unwrap();
-    assert_eq!(Vec::from_iter(resting), [given]);
-    let early = bind(store, bound("db", address, Dedicated, NOW + 9)).await.unwrap_err();
+    let resting = async || store.read(|tx| async move { tx.addresses_resting().await }).await.unwrap();
+    let rests = |app: &AppName, until, gone| RestingAddress {
+        address: given,
+        rests_until_ms: until,
+        app: Some(app.clone()),
+        gone,
+    };
+    assert_eq!(resting().await, [rests(web, NOW + 10, None)]);
+    let gone = RowVersion { epoch: 1, sequence: 7 };
+    store.write(|tx| async move { tx.addresses_gone(&[given], gone).await }).await.unwrap();
+    assert_eq!(resting().await, [rests(web, NOW + 10, Some(gone))]);
+    // Whether it has rested is not judged here.
+    let early = bind(store, bound("db", address, Dedicated, NOW + 11)).await.unwrap_err();
     assert!(early.to_string().contains("rests"), "{early}");
-    bind(store, bound("db", address, Dedicated, NOW + 10)).await.unwrap();
+    let rested = async || store.write(|tx| async move { tx.addresses_rested(&[given]).await }).await.unwrap();
+    rested().await;
+    bind(store, bound("db", address, Dedicated, NOW)).await.unwrap();
 
     // What an app still has when it goes rests as well.
     let gone = store.write(|tx| async move {
@@ -59,9 +71,9 @@ pub async fn an_address_is_one_apps_until_it_has_rested(store: &Store) {
         tx.app_delete(db).await
     });
     gone.await.unwrap();
-    let early = bind(store, bound("web", address, Dedicated, NOW + 19)).await.unwrap_err();
-    assert!(early.to_string().contains("rests"), "{early}");
-    bind(store, bound("web", address, Dedicated, NOW + 20)).await.unwrap();
+    assert_eq!(resting().await, [rests(db, NOW + 20, None)]);
+    rested().await;
+    bind(store, bound("web", address, Dedicated, NOW)).await.unwrap();
 
     store.write(|tx| async move { tx.app_set_status(web, AppStatus::Deleting).await }).await.unwrap();
     let late = bind(store, bound("web", "192.0.2.2", Dedicated, NOW)).await.unwrap_err();

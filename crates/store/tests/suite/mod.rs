@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atoll_keyring::{FileKeys, Keyring};
-use atoll_model::{AppName, MachineConfig, MachineState, MachineVersion, NodeName, OrgSlug, RegionCode};
+use atoll_model::{AppName, MachineConfig, MachineState, MachineVersion, NodeName, OrgSlug, RegionCode, RowVersion};
 use atoll_store::*;
 use serde_json::json;
 

@@ -236,4 +236,8 @@ impl RowSink for ControlRows {
     fn delete(&self, key: RowKey) -> Option<RowVersion> {
         self.0.delete(&key)
     }
+
+    fn position(&self) -> RowVersion {
+        self.0.publisher().position()
+    }
 }
