@@ -73,7 +73,8 @@ pub struct MeshFace {
     /// Name of the interface, which begins with `atm` so that instances on one host leave each other's
     /// alone. It may be absent at any time.
     pub link: String,
-    /// This node's own address in the mesh, where machines' questions for names are answered at port 53.
+    /// This node's own address in the mesh, where machines' questions for names are answered at port 53, and their
+    /// calls of Flycast addresses taken.
     pub address: Ipv6Addr,
     /// Of packets that policy routing is to lead into the mesh.
     pub mark: u32,
