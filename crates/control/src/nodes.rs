@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use atoll_model::egress::may_leave_under;
 use atoll_model::row::{MAX_ZONES, is_hostname};
 use atoll_model::{NodeName, RegionCode};
 use atoll_rpc::ca::request_key_fingerprint;
@@ -25,6 +26,9 @@ const MAX_CLOCK_SKEW_MS: u64 = 5 * 60 * 1000;
 
 /// More than an answer of public DNS would hold.
 const MAX_PUBLIC_ADDRESSES: usize = 16;
+
+/// A row of the catalogue names them all.
+const MAX_EGRESS_ADDRESSES: usize = 256;
 
 /// A new join token; its text is shown once.
 #[derive(Clone, Debug)]
@@ -153,7 +157,8 @@ impl Control {
         Ok(reply)
     }
 
-    /// Notes where a server is found, and tells everybody.
+    /// Notes where a server is found, and tells everybody. Machines that leave under other addresses by that
+    /// are told with the next pass.
     pub async fn node_enter_network(&self, name: &NodeName, request: &EnterNetworkRequest) -> ControlResult<()> {
         let network = network_of(request)?;
         let (wanted, now) = (name.clone(), self.now_ms());
@@ -289,21 +294,32 @@ fn network_of(request: &EnterNetworkRequest) -> ControlResult<NodeNetwork> {
         let public_key = wireguard_key(&end.public_key)?;
         ControlResult::Ok(NodeGateway { public_key, port: port(end.port)?, websocket_port: port(end.websocket_port)? })
     });
-    let address = |text: &String| {
-        text.parse::<IpAddr>().map_err(|_| ControlError::invalid(format!("the public address {text:?} is none")))
-    };
-    if request.public_addresses.len() > MAX_PUBLIC_ADDRESSES {
-        return Err(ControlError::invalid(format!("a server has {MAX_PUBLIC_ADDRESSES} public addresses at most")));
+    let egress_addresses = addresses(&request.egress_addresses, "egress", MAX_EGRESS_ADDRESSES)?;
+    if let Some(wrong) = egress_addresses.iter().find(|address| !may_leave_under(**address)) {
+        return Err(ControlError::invalid(format!("machines cannot leave under {wrong}")));
     }
-    let public_addresses = request.public_addresses.iter().map(address).collect::<ControlResult<_>>()?;
     if request.zones.len() > MAX_ZONES {
         return Err(ControlError::invalid(format!("a server answers for {MAX_ZONES} zones at most")));
     }
     if let Some(zone) = request.zones.iter().find(|zone| !is_hostname(zone)) {
         return Err(ControlError::invalid(format!("the zone {zone:?} is no domain name")));
     }
-    let zones = request.zones.clone();
-    Ok(NodeNetwork { mesh: mesh.transpose()?, gateway: gateway.transpose()?, public_addresses, zones })
+    Ok(NodeNetwork {
+        mesh: mesh.transpose()?,
+        gateway: gateway.transpose()?,
+        public_addresses: addresses(&request.public_addresses, "public", MAX_PUBLIC_ADDRESSES)?,
+        egress_addresses,
+        zones: request.zones.clone(),
+    })
+}
+
+fn addresses(texts: &[String], kind: &str, most: usize) -> ControlResult<Vec<IpAddr>> {
+    if texts.len() > most {
+        return Err(ControlError::invalid(format!("a server has {most} {kind} addresses at most")));
+    }
+    let address =
+        |text: &String| text.parse().map_err(|_| ControlError::invalid(format!("the {kind} address {text:?} is none")));
+    texts.iter().map(address).collect()
 }
 
 /// The key in the one form that all compare.

@@ -1,16 +1,19 @@
 //! Network policies: kept here, handed to machines with their launch bundles, and told to those that
 //! are there when something changes. Whatever may leave a machine with other limits than its app's policies
-//! marks the app as unsettled; [`crate::reconcile`] settles it, also after a kill or a node's absence.
+//! marks the app as unsettled; [`crate::reconcile`] settles it, also after a kill or a node's absence. The
+//! addresses under which machines leave ([`crate::egress`]) go the same way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use atoll_model::AppName;
+use atoll_model::egress::EgressAddresses;
 use atoll_model::policy::{NetworkLimits, NetworkPolicy};
+use atoll_model::{AppName, MachineId, NodeName};
 use atoll_rpc::contract::MachineView;
 use atoll_rpc::proto::worker as proto;
 use atoll_signals::with_causes;
 use atoll_store::{MachineRecord, MachineSpec, PolicyRecord, StoreError, UnsettledPolicies};
 
+use crate::egress;
 use crate::machines::{encode, timed_short};
 use crate::{Changed, Control, ControlError, ControlResult};
 
@@ -76,10 +79,11 @@ impl Control {
     }
 
     async fn policies_settle_app(&self, unsettled: &UnsettledPolicies) -> ControlResult<()> {
-        let policies = self.policies(&unsettled.app).await?;
+        // Read after the mark, so that whatever changes from now on leaves another one.
+        let terms = self.terms(&unsettled.app).await?;
         let machines = self.machines(&unsettled.app, false).await?;
         let told = machines.iter().map(|seen| async {
-            let limits = limits(&policies, &seen.view);
+            let limits = terms.of(&seen.view);
             match seen.heard {
                 true if seen.view.limits == limits || !seen.view.state.is_active() => Ok(()),
                 true => self.machine_limit(&seen.view, &limits).await,
@@ -102,7 +106,7 @@ impl Control {
     /// After a worker took a bundle or other metadata: policies may have changed since the bundle was made,
     /// and select by metadata.
     pub(crate) async fn policies_check(&self, view: &MachineView) -> ControlResult<()> {
-        if view.limits == limits(&self.policies(&view.app).await?, view) {
+        if view.limits == self.terms(&view.app).await?.of(view) {
             return Ok(());
         }
         let app = &view.app;
@@ -111,17 +115,38 @@ impl Control {
         Ok(())
     }
 
-    /// What the app's policies come to for a machine with this configuration.
+    /// What a machine with this configuration is held to.
     pub(crate) async fn limits(&self, record: &MachineRecord, spec: &MachineSpec) -> ControlResult<NetworkLimits> {
-        let policies = self.policies(&record.app).await?;
-        let policies = policies.iter().map(|record| &record.policy);
-        Ok(NetworkLimits::of(policies, record.id, &spec.config.metadata))
+        Ok(self.terms(&record.app).await?.limits(record.id, &spec.config.metadata, &record.node))
+    }
+
+    async fn terms(&self, app: &AppName) -> ControlResult<Terms> {
+        let read = self.store.read(|tx| async move {
+            let held = tx.egress_of(app).await?;
+            let nodes = if held.is_empty() { Vec::new() } else { tx.node_list().await? };
+            let policies = tx.policy_list(app).await?.into_iter().map(|record| record.policy).collect();
+            Ok::<_, StoreError>(Terms { policies, egress: egress::by_node(&held, &nodes) })
+        });
+        Ok(read.await?)
     }
 }
 
-/// What policies come to for a machine as it is.
-fn limits(policies: &[PolicyRecord], view: &MachineView) -> NetworkLimits {
-    NetworkLimits::of(policies.iter().map(|record| &record.policy), view.id, &view.config.metadata)
+/// What the records say of the networks of an app's machines.
+struct Terms {
+    policies: Vec<NetworkPolicy>,
+    egress: BTreeMap<NodeName, EgressAddresses>,
+}
+
+impl Terms {
+    /// What a machine as it is should be held to.
+    fn of(&self, view: &MachineView) -> NetworkLimits {
+        self.limits(view.id, &view.config.metadata, &view.node)
+    }
+
+    fn limits(&self, machine: MachineId, metadata: &BTreeMap<String, String>, node: &NodeName) -> NetworkLimits {
+        let leaves_as = self.egress.get(node).copied().unwrap_or_default();
+        NetworkLimits { leaves_as, ..NetworkLimits::of(&self.policies, machine, metadata) }
+    }
 }
 
 fn check(policy: &NetworkPolicy) -> ControlResult<()> {

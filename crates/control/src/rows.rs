@@ -70,6 +70,7 @@ pub fn node_row(node: &Node) -> Row {
             [] => node.backhaul.iter().map(|backhaul| backhaul.ip()).collect(),
             told => told.to_vec(),
         },
+        egress_addresses: node.network.egress_addresses.clone(),
         mesh: node.network.mesh.as_ref().zip(node.backhaul).map(|(mesh, backhaul)| MeshEnd {
             public_key: mesh.public_key.clone(),
             endpoint: SocketAddr::new(backhaul.ip(), mesh.port),

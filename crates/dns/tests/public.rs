@@ -43,6 +43,7 @@ fn view(apps: &[&str], challenges: &[(&str, &str)]) -> View {
             backhaul: None,
             worker_rpc: None,
             public_addresses: vec![address.parse().unwrap(), format!("2001:db8::{}", &name[3..]).parse().unwrap()],
+            egress_addresses: Vec::new(),
             mesh: None,
             gateway: None,
             zones: Vec::new(),

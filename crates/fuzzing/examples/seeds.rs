@@ -159,6 +159,7 @@ fn node(name: &str, epoch: u64) -> Row {
         backhaul: Some(([192, 0, 2, 1], 4282).into()),
         worker_rpc: None,
         public_addresses: Vec::new(),
+        egress_addresses: Vec::new(),
         mesh: None,
         gateway: None,
         zones: Vec::new(),

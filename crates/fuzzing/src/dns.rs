@@ -44,6 +44,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
         backhaul: None,
         worker_rpc: None,
         public_addresses: vec![[192, 0, 2, 1].into()],
+        egress_addresses: Vec::new(),
         mesh: None,
         gateway: None,
         zones: Vec::new(),

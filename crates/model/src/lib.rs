@@ -6,6 +6,7 @@
 pub mod address;
 pub mod config;
 pub mod duration;
+pub mod egress;
 pub mod guest;
 pub mod ids;
 pub mod machine;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::MachineId;
+use crate::egress::EgressAddresses;
 
 /// A named set of rules and the machines that they hold for.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -104,13 +105,17 @@ impl Selector {
     }
 }
 
-/// What all policies of an app come to for one machine. A direction that is `None` is open.
+/// What all policies of an app come to for one machine, and under which addresses it leaves: all that may
+/// change of its network while it runs. A direction that is `None` is open.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct NetworkLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<BTreeSet<AllowedPort>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<BTreeSet<AllowedPort>>,
+    /// No policy's to say: the app's addresses at the machine's server.
+    #[serde(default, skip_serializing_if = "EgressAddresses::is_none")]
+    pub leaves_as: EgressAddresses,
 }
 
 impl NetworkLimits {
@@ -132,9 +137,9 @@ impl NetworkLimits {
         limits
     }
 
-    /// Whether both directions are open.
+    /// Whether both directions are open and the server chooses the addresses.
     pub fn is_none(&self) -> bool {
-        self.ingress.is_none() && self.egress.is_none()
+        self.ingress.is_none() && self.egress.is_none() && self.leaves_as.is_none()
     }
 }
 

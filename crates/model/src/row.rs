@@ -232,6 +232,9 @@ pub struct NodeRow {
     /// Where users reach this node's edge, if they do. Public DNS answers with them by place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub public_addresses: Vec<IpAddr>,
+    /// What leads back to it beside that, for machines to leave under.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress_addresses: Vec<IpAddr>,
     /// Its end of the mesh, once it has told control.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mesh: Option<MeshEnd>,
@@ -416,6 +419,7 @@ mod tests {
             backhaul: None,
             worker_rpc: None,
             public_addresses: Vec::new(),
+            egress_addresses: Vec::new(),
             mesh: None,
             gateway: None,
             zones: Vec::new(),

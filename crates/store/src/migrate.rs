@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0009_devices.sql"),
     include_str!("../migrations/0010_audit.sql"),
     include_str!("../migrations/0011_challenges.sql"),
+    include_str!("../migrations/0012_egress.sql"),
 ];
 
 /// What this program's records look like.

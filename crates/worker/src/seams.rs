@@ -100,8 +100,9 @@ pub trait MachineNetworks: Send + Sync {
     /// Makes a fresh namespace for one start and returns its path.
     async fn attach(&self, plan: &NetworkPlan) -> Result<PathBuf, NetworkError>;
 
-    /// Holds the run that is attached to network policies: before its processes start, and again when the
-    /// policies change. Connections that are open then stay open.
+    /// Holds the run that is attached to network policies and to the addresses that it leaves under: before
+    /// its processes start, and again when they change. Connections that are open then stay open, under the
+    /// address that they began with.
     async fn limit(&self, plan: &NetworkPlan, limits: &NetworkLimits) -> Result<(), NetworkError>;
 
     /// Removes the machine's namespace, interfaces and routes.

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use atoll_model::egress::may_leave_under;
 use clap::{Args, Command};
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,10 @@ pub struct ServerOptions {
     /// Where users reach this server's edge, for public DNS; may be repeated [default: where other nodes reach it]
     #[arg(long, env = "ATOLL_PUBLIC_ADDRESS", value_delimiter = ',')]
     pub public_address: Vec<std::net::IpAddr>,
+
+    /// What leads back to this server beside that, for apps' machines to leave under; may be repeated
+    #[arg(long, env = "ATOLL_EGRESS_ADDRESS", value_delimiter = ',', value_parser = egress_address)]
+    pub egress_address: Vec<std::net::IpAddr>,
 
     /// Public DNS: answer for the app domain at this address, such as 192.0.2.1:53 [default: not at all]
     #[arg(long, env = "ATOLL_DNS")]
@@ -165,6 +170,11 @@ pub struct ControlOptions {
 
 fn known_region(text: &str) -> Result<String, String> {
     super::setup::parse_region(text).map(|region| region.to_string()).map_err(|error| error.to_string())
+}
+
+fn egress_address(text: &str) -> Result<std::net::IpAddr, String> {
+    let address = text.parse().map_err(|_| "it is no address")?;
+    if may_leave_under(address) { Ok(address) } else { Err("no answer to it comes back to one server".to_owned()) }
 }
 
 const DEFAULT_CONFIG: &str = "/etc/atoll/config.toml";

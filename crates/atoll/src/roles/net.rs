@@ -88,6 +88,7 @@ async fn serve(common: Common, prepared: Prepared) -> anyhow::Result<()> {
         public_addresses: run.server.public_address.iter().map(ToString::to_string).collect(),
         gateway: devices.as_ref().map(|devices| devices.end(run.https.port())),
         zones: prepared.zones.as_ref().map(PublicZones::names).unwrap_or_default(),
+        egress_addresses: run.server.egress_address.iter().map(ToString::to_string).collect(),
     };
     tokio::spawn(entering::stay_entered(entered, node.clone(), control.clone(), replica.clone()));
 

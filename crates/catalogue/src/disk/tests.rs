@@ -46,6 +46,7 @@ fn replica() -> Replica {
         backhaul: None,
         worker_rpc: None,
         public_addresses: Vec::new(),
+        egress_addresses: Vec::new(),
         mesh: None,
         gateway: None,
         zones: Vec::new(),

@@ -71,6 +71,7 @@ mod tests {
                 backhaul: None,
                 worker_rpc: Some("192.0.2.1:4281".parse().unwrap()),
                 public_addresses: Vec::new(),
+                egress_addresses: Vec::new(),
                 mesh: None,
                 gateway: None,
                 zones: Vec::new(),

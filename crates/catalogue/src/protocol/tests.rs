@@ -41,6 +41,7 @@ fn node(name: &str, epoch: u64, state: NodeState) -> Row {
         backhaul,
         worker_rpc,
         public_addresses: Vec::new(),
+        egress_addresses: Vec::new(),
         mesh: None,
         gateway: None,
         zones: Vec::new(),

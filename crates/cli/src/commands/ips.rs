@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use atoll_client::Client;
@@ -35,9 +35,33 @@ pub enum IpsCommand {
         #[command(flatten)]
         target: AppTarget,
     },
+    /// Give an app addresses of a server in a region that its machines there leave under, an IPv4 and an IPv6 one
+    AllocateEgress {
+        /// Where, such as ams; again for the region's next server
+        #[arg(short, long)]
+        region: String,
+        /// An address of this family alone
+        #[arg(long, value_name = "FAMILY")]
+        only: Option<EgressFamily>,
+        #[command(flatten)]
+        target: AppTarget,
+    },
+    /// Have an app's machines leave under their servers' addresses again; nobody else gets these for an hour
+    ReleaseEgress {
+        #[arg(required = true, value_name = "ADDRESS")]
+        addresses: Vec<IpAddr>,
+        #[command(flatten)]
+        target: AppTarget,
+    },
     /// Prefixes that apps' addresses are of, for the platform's operator
     #[command(subcommand)]
     Pool(PoolCommand),
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+pub enum EgressFamily {
+    V4,
+    V6,
 }
 
 #[derive(Args, Debug)]
@@ -77,8 +101,8 @@ pub async fn run(command: IpsCommand, client: &Client, printer: &Printer) -> Cli
             let listed = client.addresses(&target.name()?).await?;
             printer.data(&listed, |printer| {
                 let list = listed["ips"].as_array().map(Vec::as_slice).unwrap_or_default();
-                let rows = list.iter().map(|ip| vec![text(ip, "ip"), kind(ip), text(ip, "created_at")]).collect();
-                printer.table(&["address", "kind", "since"], rows);
+                let row = |ip: &Value| vec![text(ip, "ip"), kind(ip), text(ip, "region"), text(ip, "created_at")];
+                printer.table(&["address", "kind", "region", "since"], list.iter().map(row).collect());
             });
         }
         IpsCommand::AllocateV4(allocate) => allocate_public(client, printer, allocate, "v4").await?,
@@ -87,13 +111,16 @@ pub async fn run(command: IpsCommand, client: &Client, printer: &Printer) -> Cli
             let wanted = json!({"type": "private_v6", "network": network.unwrap_or_default()});
             given(client, printer, &target.name()?, &wanted).await?;
         }
-        IpsCommand::Release { addresses, target } => {
+        IpsCommand::Release { addresses, target } | IpsCommand::ReleaseEgress { addresses, target } => {
             let app = target.name()?;
             for address in &addresses {
                 client.address_release(&app, *address).await?;
                 printer.note(&format!("{address} is no address of {app} any more"));
             }
             printer.data(&json!({"released": addresses}), |_| {});
+        }
+        IpsCommand::AllocateEgress { region, only, target } => {
+            allocate_egress(client, printer, &target.name()?, &region, only).await?;
         }
         IpsCommand::Pool(command) => pool(command, client, printer).await?,
     }
@@ -108,6 +135,30 @@ async fn allocate_public(
 ) -> Result<(), crate::CliError> {
     let kind = if allocate.shared { format!("shared_{family}") } else { family.to_owned() };
     given(client, printer, &allocate.target.name()?, &json!({"type": kind, "local": allocate.local})).await
+}
+
+async fn allocate_egress(
+    client: &Client,
+    printer: &Printer,
+    app: &str,
+    region: &str,
+    only: Option<EgressFamily>,
+) -> Result<(), crate::CliError> {
+    let kind = match only {
+        Some(EgressFamily::V4) => "egress_v4",
+        Some(EgressFamily::V6) => "egress_v6",
+        None => "egress_pair",
+    };
+    let given = client.address_assign(app, &json!({"type": kind, "region": region})).await?;
+    printer.data(&given, |printer| {
+        for address in [&given["ip"], &given["ip_pair"]["v4"], &given["ip_pair"]["v6"]] {
+            if let Some(address) = address.as_str() {
+                printer.line(address);
+            }
+        }
+        printer.note(&format!("machines of {app} on {} leave under it", text(&given, "node")));
+    });
+    Ok(())
 }
 
 /// Asks for an address and says which it is.
@@ -164,6 +215,9 @@ fn text(value: &Value, key: &str) -> String {
 /// What an address is, in a word.
 fn kind(ip: &Value) -> String {
     let yes = |key: &str| ip[key] == true;
+    if yes("egress") {
+        return ip["node"].as_str().map_or("egress, no server has it".to_owned(), |node| format!("egress of {node}"));
+    }
     match ip["network"]["name"].as_str() {
         Some("") => "private".to_owned(),
         Some(network) => format!("private, from network {network}"),

@@ -38,6 +38,7 @@ fn node(name: &str, state: NodeState, addresses: &[&str]) -> Row {
         backhaul: None,
         worker_rpc: None,
         public_addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        egress_addresses: Vec::new(),
         mesh: None,
         gateway: None,
         zones: Vec::new(),

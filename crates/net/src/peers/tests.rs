@@ -20,6 +20,7 @@ fn node(name: &str, mesh: Option<u8>, state: NodeState) -> Row {
         backhaul: None,
         worker_rpc: None,
         public_addresses: Vec::new(),
+        egress_addresses: Vec::new(),
         gateway: None,
         zones: Vec::new(),
         mesh: mesh.map(|number| MeshEnd {

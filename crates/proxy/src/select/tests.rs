@@ -122,6 +122,7 @@ fn world(machines: &[Spec]) -> World {
             backhaul: None,
             worker_rpc: None,
             public_addresses: Vec::new(),
+            egress_addresses: Vec::new(),
             mesh: None,
             gateway: None,
             zones: Vec::new(),

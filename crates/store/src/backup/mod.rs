@@ -43,6 +43,7 @@ const TABLES: &[Table] = tables![
     "address_pools" by "prefix",
     "app_addresses" by "address, app",
     "resting_addresses" by "address",
+    "egress_addresses" by "address",
     "machines" by "id",
     "moves" by "machine",
     "releases" by "id",

@@ -58,6 +58,13 @@ pub struct RestingAddress {
     pub gone: Option<RowVersion>,
 }
 
+impl RestingAddress {
+    /// Whether it need not rest longer, as nobody entered by it: time is all that counts then.
+    pub fn is_over_by_time(&self, now_ms: u64) -> bool {
+        self.app.is_none() && self.rests_until_ms <= now_ms
+    }
+}
+
 fn resting(row: &Row) -> Result<RestingAddress, StoreError> {
     let gone = row.unsigned_opt("gone_epoch")?.zip(row.unsigned_opt("gone_sequence")?);
     Ok(RestingAddress {
@@ -192,10 +199,13 @@ impl WriteTx {
         Ok(released)
     }
 
-    /// Takes all its addresses from an app, as [`WriteTx::address_release`] takes one.
+    /// Takes all its addresses from an app, those to leave under, too, as [`WriteTx::address_release`] takes one.
     pub async fn addresses_release(&self, app: &AppName, rests_until_ms: u64) -> Result<(), StoreError> {
         for held in self.addresses_of(app).await? {
             self.address_release(app, held.address, rests_until_ms).await?;
+        }
+        for held in self.egress_of(app).await? {
+            self.egress_release(app, held.address, rests_until_ms).await?;
         }
         Ok(())
     }

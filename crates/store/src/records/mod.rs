@@ -6,6 +6,7 @@ mod audit;
 mod challenges;
 mod deploys;
 mod devices;
+mod egress;
 mod hubs;
 mod machines;
 mod moves;
@@ -25,6 +26,7 @@ pub use audit::{AuditCall, AuditChange, AuditEnd, AuditEntry, AuditFilter, Audit
 pub use challenges::Challenge;
 pub use deploys::{Deploy, DeployEvent, DeployLease, DeployOutcome};
 pub use devices::{Device, NewDevice};
+pub use egress::EgressAddress;
 pub use hubs::{EdgeLease, Hub};
 pub use machines::{
     FoundMachine, MachineFilter, MachineIntent, MachinePhase, MachineRecord, MachineSpec, MachineUpdate, NewMachine,

@@ -71,6 +71,8 @@ pub struct NodeNetwork {
     pub public_addresses: Vec<IpAddr>,
     /// Zones of public DNS that it answers for.
     pub zones: Vec<String>,
+    /// What leads back to it beside that, for machines to leave under.
+    pub egress_addresses: Vec<IpAddr>,
 }
 
 /// A node's end of the mesh.
@@ -130,12 +132,16 @@ fn network(row: &Row) -> Result<NodeNetwork, StoreError> {
     let (public_key, mesh_port, rpc_port) = (row.text_opt("mesh_key")?, port("mesh_port")?, port("mesh_rpc_port")?);
     let ports = port("gateway_port")?.zip(port("gateway_websocket_port")?);
     let gateway = row.text_opt("gateway_key")?.zip(ports);
-    let addresses = row.text_opt("public_addresses")?.unwrap_or_default();
     let zones = row.text_opt("zones")?.unwrap_or_default();
+    let addresses = |column| {
+        let text = row.text_opt(column)?.unwrap_or_default();
+        Ok::<_, StoreError>(text.split_ascii_whitespace().filter_map(|address| address.parse().ok()).collect())
+    };
     Ok(NodeNetwork {
         mesh: public_key.zip(mesh_port).map(|(public_key, port)| NodeMesh { public_key, port, rpc_port }),
         gateway: gateway.map(|(public_key, (port, websocket_port))| NodeGateway { public_key, port, websocket_port }),
-        public_addresses: addresses.split_ascii_whitespace().filter_map(|address| address.parse().ok()).collect(),
+        public_addresses: addresses("public_addresses")?,
+        egress_addresses: addresses("egress_addresses")?,
         zones: zones.split_ascii_whitespace().map(str::to_owned).collect(),
     })
 }
@@ -220,7 +226,7 @@ impl WriteTx {
         Ok(changed > 0)
     }
 
-    /// Notes where a node is found. A mesh key that another node has is refused: that node would lose its
+    /// Notes where a node is found. Apps whose egress addresses came or went are not settled. A mesh key that another node has is refused: that node would lose its
     /// traffic.
     pub async fn node_set_network(
         &self,
@@ -234,10 +240,15 @@ impl WriteTx {
                 return Err(StoreError::taken("mesh key", public_key, None));
             }
         }
-        let addresses: Vec<String> = network.public_addresses.iter().map(ToString::to_string).collect();
+        let joined =
+            |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<String>>().join(" ");
+        let before = self.node_fetch(name).await?.network.egress_addresses;
+        if before != network.egress_addresses {
+            self.egress_unsettle(&[before.as_slice(), &network.egress_addresses].concat()).await?;
+        }
         let sql = "UPDATE nodes SET mesh_key = $2, mesh_port = $3, mesh_rpc_port = $4, gateway_key = $5,
                        gateway_port = $6, gateway_websocket_port = $7, public_addresses = $8, zones = $9,
-                       updated_at = $10
+                       egress_addresses = $10, updated_at = $11
                    WHERE name = $1 AND state IN ('active', 'draining')";
         let (mesh, gateway) = (network.mesh.as_ref(), network.gateway.as_ref());
         self.execute(
@@ -250,8 +261,9 @@ impl WriteTx {
                 gateway.map(|gateway| gateway.public_key.as_str()),
                 gateway.map(|gateway| u64::from(gateway.port)),
                 gateway.map(|gateway| u64::from(gateway.websocket_port)),
-                addresses.join(" "),
+                joined(&network.public_addresses),
                 network.zones.join(" "),
+                joined(&network.egress_addresses),
                 now_ms,
             ],
         )

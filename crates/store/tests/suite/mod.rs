@@ -6,6 +6,7 @@ mod audit;
 mod backup;
 mod challenges;
 mod devices;
+mod egress;
 mod machines;
 mod moves;
 mod nodes;
@@ -29,6 +30,7 @@ pub use audit::*;
 pub use backup::*;
 pub use challenges::*;
 pub use devices::*;
+pub use egress::*;
 pub use machines::*;
 pub use moves::*;
 pub use nodes::*;
@@ -44,6 +46,8 @@ macro_rules! every_case {
             apps_have_one_name_and_a_lasting_network
             an_address_is_one_apps_until_it_has_rested
             a_shared_address_is_many_apps
+            an_egress_address_is_one_apps_until_it_has_rested
+            apps_are_not_settled_when_a_server_has_other_egress_addresses
             an_idempotency_key_answers_the_first_app
             apps_are_listed_in_pages
             a_machines_name_is_unique_while_it_lives

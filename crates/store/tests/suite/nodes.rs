@@ -70,8 +70,9 @@ pub async fn no_two_nodes_have_the_same_mesh_key(store: &Store) {
         let mesh = Some(NodeMesh { public_key: key.to_owned(), port, rpc_port: Some(4285) });
         let public_addresses = vec![parsed("192.0.2.1"), parsed("2001:db8::1")];
         let zones = vec!["apps.test".to_owned(), "customer.example".to_owned()];
-        let (name, network) =
-            (&parsed::<NodeName>(name), &NodeNetwork { mesh, gateway: gateway.clone(), public_addresses, zones });
+        let egress_addresses = vec![parsed("198.51.100.7"), parsed("2001:db8::77")];
+        let network = &NodeNetwork { mesh, gateway: gateway.clone(), public_addresses, egress_addresses, zones };
+        let name = &parsed::<NodeName>(name);
         let node = store.write(|tx| async move { tx.node_set_network(name, network, NOW).await }).await?;
         assert_eq!(node.network, *network);
         Ok::<_, StoreError>(())

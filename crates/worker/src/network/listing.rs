@@ -1,9 +1,9 @@
-//! Takes apart what `nft --json list set` writes. Pure.
+//! Takes apart what `nft --json list set` and `list map` write. Pure.
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Error};
 
-/// What a set holds.
+/// What a set or map holds; of a map as pairs.
 ///
 /// # Errors
 /// If this is no listing of a set, or its elements are of another kind.
@@ -20,6 +20,7 @@ struct Listing<E> {
 
 #[derive(Deserialize)]
 struct Object<E> {
+    #[serde(alias = "map")]
     set: Option<Set<E>>,
 }
 
@@ -40,6 +41,8 @@ mod tests {
         assert_eq!(elements::<String>(full).unwrap(), ["x", "y"]);
         let empty = br#"{"nftables": [{"metainfo": {"version": "1"}}, {"set": {"name": "a"}}]}"#;
         assert!(elements::<String>(empty).unwrap().is_empty());
+        let map = br#"{"nftables": [{"map": {"name": "a", "map": "ipv4_addr", "elem": [["x", "192.0.2.1"]]}}]}"#;
+        assert_eq!(elements::<(String, String)>(map).unwrap(), [("x".to_owned(), "192.0.2.1".to_owned())]);
         for wrong in [br#"{"nftables": [{"metainfo": {}}]}"#.as_slice(), b"{}", b""] {
             assert!(elements::<String>(wrong).is_err());
         }

@@ -92,7 +92,7 @@ pub struct HostNetworks {
     /// Networks whose machines may already talk to each other here.
     admitted: Mutex<BTreeSet<NetworkId>>,
     ledger: Mutex<Ledger>,
-    /// Runs that are held to policies, by their interfaces' names: as the kernel has it.
+    /// Runs that are held to policies or to addresses, by their interfaces' names: as the kernel has it.
     limited: Mutex<BTreeMap<String, (u32, NetworkLimits)>>,
 }
 
@@ -172,7 +172,7 @@ impl HostNetworks {
         }
     }
 
-    /// Learns which runs an earlier agent holds to policies, and has the kernel forget those that are over.
+    /// Learns what an earlier agent holds which runs to, and has the kernel forget those that are over.
     async fn find_limited(&self, links: &[Link]) -> Result<(), NetworkError> {
         let mut script = String::new();
         for (interface, limits) in rules::read_limits(self.names).await? {

@@ -11,7 +11,7 @@ use crate::suite::{id, version};
 use crate::{Caller, StopOptions, WorkerError};
 
 fn closed() -> NetworkLimits {
-    NetworkLimits { ingress: Some(Default::default()), egress: None }
+    NetworkLimits { ingress: Some(Default::default()), ..NetworkLimits::default() }
 }
 
 fn held_to(world: &World) -> Option<NetworkLimits> {

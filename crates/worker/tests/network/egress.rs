@@ -1,13 +1,16 @@
 //! Under which addresses machines leave for the internet.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use atoll_model::egress::EgressAddresses;
+use atoll_model::policy::NetworkLimits;
 use atoll_worker::seams::MachineNetworks;
 
 use crate::host::{ip, on_a_host};
-use crate::machines::{INSTANCE, ask, machine, open, plan, serve};
+use crate::machines::{INSTANCE, PATIENCE, ask, machine, open, plan, serve};
 use crate::neighbour::inside;
 
 const HOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(v6(1))];
@@ -64,6 +67,106 @@ fn machines_leave_under_the_hosts_addresses() {
             assert!(ask(server).is_ok());
             assert!(inside(&outside, move || ask(server)).is_err(), "{private} was reached");
         }
+    });
+}
+
+/// Leads back to the host, and is none of its interfaces'.
+const OWN: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), IpAddr::V6(v6(0x77))];
+
+fn leaving_as(addresses: &[IpAddr]) -> NetworkLimits {
+    let leaves_as = EgressAddresses::first_of(addresses.iter().copied());
+    NetworkLimits { leaves_as, ..NetworkLimits::default() }
+}
+
+/// A connection that goes on: each line that is sent is answered with the peer's address.
+fn echo_here(address: IpAddr) -> SocketAddr {
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    let at = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        while let Ok((stream, peer)) = listener.accept() {
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(stream.try_clone().unwrap());
+                while lines.read_line(&mut String::new()).is_ok_and(|length| length > 0) {
+                    // The peer may have gone away.
+                    let _ = writeln!(&stream, "{}", peer.ip());
+                }
+            });
+        }
+    });
+    at
+}
+
+/// A connection of a machine's that stays open.
+struct Open(BufReader<TcpStream>);
+
+impl Open {
+    fn new(namespace: &Path, server: SocketAddr) -> Self {
+        let stream = inside(namespace, move || TcpStream::connect_timeout(&server, PATIENCE).unwrap());
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    /// As whom the server still sees it.
+    fn seen_as(&mut self) -> String {
+        self.0.get_mut().write_all(b"who\n").unwrap();
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+}
+
+#[test]
+fn a_machine_leaves_under_the_addresses_that_it_is_given() {
+    on_a_host(|state| async move {
+        let outside = lay_outside();
+        let [four, six] = HOST;
+        inside(&outside, move || {
+            ip(&format!("route add {}/32 via {four}", OWN[0]));
+            ip(&format!("-6 route add {}/128 via {six}", OWN[1]));
+        });
+        let mut networks = open(&state, INSTANCE).await;
+        let (a, b) = (plan(0, 7), plan(1, 7));
+        let (a_namespace, b_namespace) = (machine(&networks, &a).await, machine(&networks, &b).await);
+        let mut servers = Vec::new();
+        for there in OUTSIDE {
+            let lasting = inside(&outside, move || echo_here(there));
+            servers.push((serve_outside(&outside, there).await, lasting));
+        }
+        let seen_as = |namespace: &Path| -> Vec<String> {
+            servers
+                .iter()
+                .map(|(server, _)| *server)
+                .map(|server| inside(namespace, move || ask(server).unwrap()))
+                .collect()
+        };
+        let texts = |addresses: [IpAddr; 2]| addresses.map(|address| address.to_string());
+        let mut before: Vec<Open> = servers.iter().map(|(_, lasting)| Open::new(&a_namespace, *lasting)).collect();
+        assert_eq!(seen_as(&a_namespace), texts(HOST));
+
+        networks.limit(&a, &leaving_as(&OWN)).await.unwrap();
+        assert_eq!(seen_as(&a_namespace), texts(OWN));
+        assert_eq!(seen_as(&b_namespace), texts(HOST), "another machine got the address");
+        let kept: Vec<String> = before.iter_mut().map(Open::seen_as).collect();
+        assert_eq!(kept, texts(HOST), "a connection that was open has changed its address");
+        let mut during: Vec<Open> = servers.iter().map(|(_, lasting)| Open::new(&a_namespace, *lasting)).collect();
+
+        // Without an agent, with the next one before and after it has put its rules there, and by its word.
+        drop(networks);
+        assert_eq!(seen_as(&a_namespace), texts(OWN));
+        networks = crate::open_again(&state, &[a, b]).await;
+        assert_eq!(seen_as(&a_namespace), texts(OWN));
+        networks.limit(&a, &leaving_as(&OWN[..1])).await.unwrap();
+        assert_eq!(seen_as(&a_namespace), [OWN[0].to_string(), HOST[1].to_string()]);
+        networks.limit(&a, &NetworkLimits::default()).await.unwrap();
+        assert_eq!(seen_as(&a_namespace), texts(HOST));
+        let kept: Vec<String> = during.iter_mut().map(Open::seen_as).collect();
+        assert_eq!(kept, texts(OWN));
+
+        // A later run of whatever machine leaves as it is told.
+        networks.limit(&a, &leaving_as(&OWN)).await.unwrap();
+        networks.detach(&a).await.unwrap();
+        let a_namespace = networks.attach(&a).await.unwrap();
+        assert_eq!(seen_as(&a_namespace), texts(HOST));
     });
 }
 

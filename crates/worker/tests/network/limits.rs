@@ -36,7 +36,7 @@ fn a_closed_direction_lets_through_what_is_allowed() {
         let (a_namespace, b_namespace) = (machine(&networks, &a).await, machine(&networks, &b).await);
         let (open_port, closed) = (serve(&b_namespace, b.ipv6), serve(&b_namespace, b.ipv6));
         let other = serve(&a_namespace, a.ipv6);
-        limited(&networks, &b, NetworkLimits { ingress: allowing(open_port), egress: None }).await;
+        limited(&networks, &b, NetworkLimits { ingress: allowing(open_port), ..NetworkLimits::default() }).await;
         assert!(inside(&a_namespace, move || ask(open_port)).is_ok());
         assert!(inside(&a_namespace, move || ask(closed)).is_err(), "a port that is not allowed was reached");
         assert!(!arrives(&a_namespace, &b_namespace, open_port), "the port was allowed for another protocol");
@@ -48,12 +48,12 @@ fn a_closed_direction_lets_through_what_is_allowed() {
         let networks = crate::open_again(&state, &[a, b]).await;
         assert!(inside(&a_namespace, move || ask(closed)).is_err());
         // It can change what it has not set.
-        limited(&networks, &b, NetworkLimits { ingress: allowing(closed), egress: None }).await;
+        limited(&networks, &b, NetworkLimits { ingress: allowing(closed), ..NetworkLimits::default() }).await;
         assert!(inside(&a_namespace, move || ask(closed)).is_ok());
         assert!(inside(&a_namespace, move || ask(open_port)).is_err(), "what was allowed before is allowed still");
         limited(&networks, &b, NetworkLimits::default()).await;
         assert!(inside(&a_namespace, move || ask(open_port)).is_ok());
-        limited(&networks, &b, NetworkLimits { ingress: allowing(open_port), egress: None }).await;
+        limited(&networks, &b, NetworkLimits { ingress: allowing(open_port), ..NetworkLimits::default() }).await;
         assert!(inside(&a_namespace, move || ask(closed)).is_err());
         // A later run is held to what it is started with.
         let b_namespace = networks.attach(&b).await.unwrap();
@@ -69,14 +69,14 @@ fn what_a_machine_may_open_is_limited_at_its_own_interface() {
         let (a, b) = (plan(0, 7), plan(1, 7));
         let (a_namespace, b_namespace) = (machine(&networks, &a).await, machine(&networks, &b).await);
         let (open_port, closed) = (serve(&b_namespace, b.ipv6), serve(&b_namespace, b.ipv6));
-        limited(&networks, &a, NetworkLimits { ingress: None, egress: allowing(open_port) }).await;
+        limited(&networks, &a, NetworkLimits { egress: allowing(open_port), ..NetworkLimits::default() }).await;
         assert!(inside(&a_namespace, move || ask(open_port)).is_ok());
         assert!(inside(&a_namespace, move || ask(closed)).is_err());
 
         networks.detach(&a).await.unwrap();
         let nothing = Some(Default::default());
         let a_namespace = networks.attach(&a).await.unwrap();
-        limited(&networks, &a, NetworkLimits { ingress: None, egress: nothing }).await;
+        limited(&networks, &a, NetworkLimits { egress: nothing, ..NetworkLimits::default() }).await;
         assert!(inside(&a_namespace, move || ask(open_port)).is_err(), "a closed direction with nothing allowed");
         assert!(ask(serve(&a_namespace, a.ipv6)).is_ok());
     });

@@ -55,5 +55,6 @@ fn says(row: &NodeRow, entered: &EnterNetworkRequest) -> bool {
         _ => true,
     };
     let told = entered.public_addresses.is_empty() || addresses.eq(entered.public_addresses.iter().cloned());
-    mesh && rpc && gateway && told && row.zones == entered.zones
+    let egress = row.egress_addresses.iter().map(ToString::to_string).eq(entered.egress_addresses.iter().cloned());
+    mesh && rpc && gateway && told && egress && row.zones == entered.zones
 }

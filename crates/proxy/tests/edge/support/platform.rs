@@ -199,6 +199,7 @@ impl Platform {
             backhaul: Some(node.backhaul),
             worker_rpc: None,
             public_addresses: Vec::new(),
+            egress_addresses: Vec::new(),
             mesh: None,
             gateway: None,
             zones: Vec::new(),

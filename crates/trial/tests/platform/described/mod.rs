@@ -118,6 +118,10 @@ async fn addresses(api: &mut Api) -> anyhow::Result<()> {
     api.send(Method::POST, all, json!({"type": "private_v6"}), 200).await?;
     api.get(all, 200).await?;
     api.delete(&format!("{all}/198.51.100.7")).await?;
+    // No server has addresses to leave under.
+    api.send(Method::POST, all, json!({"type": "egress_pair", "region": "ams"}), 412).await?;
+    api.send(Method::POST, all, json!({"type": "egress_pair"}), 400).await?;
+    api.send(Method::POST, all, json!({"type": "egress_v4", "region": "ams", "local": true}), 400).await?;
     api.delete(&format!("{pools}?prefix=198.51.100.7/32")).await.map(drop)
 }
 

@@ -177,13 +177,21 @@ pub async fn read_limits(names: Names) -> Result<Limited, NetworkError> {
             allowed: read_set(&table, &format!("{direction}_allowed")).await?,
         })
     };
-    let both = async { io::Result::Ok(limited::by_interface(held("ingress").await?, held("egress").await?)) };
-    both.await.map_err(failed("read what machines are held to with nft"))
+    let all = async {
+        let (v4, v6) = (read(&table, "map", "leaves_v4").await?, read(&table, "map", "leaves_v6").await?);
+        io::Result::Ok(limited::by_interface(held("ingress").await?, held("egress").await?, [v4, v6].concat()))
+    };
+    all.await.map_err(failed("read what machines are held to with nft"))
 }
 
 /// Sets are read one by one, so that others in their table, however large, cost nothing.
 async fn read_set<E: DeserializeOwned>(table: &str, set: &str) -> io::Result<Vec<E>> {
-    let listing = nft(&["--json", "list", "set", "inet", table, set], String::new()).await?;
+    read(table, "set", set).await
+}
+
+/// Reads a set or a map.
+async fn read<E: DeserializeOwned>(table: &str, kind: &str, name: &str) -> io::Result<Vec<E>> {
+    let listing = nft(&["--json", "list", kind, "inet", table, name], String::new()).await?;
     Ok(listing::elements(&listing)?)
 }
 
