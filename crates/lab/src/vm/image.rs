@@ -31,6 +31,7 @@ const WANTED: &[&str] = &[
     "nf_tables",
     "nft_chain_nat",
     "nft_masq",
+    "nft_nat",
     "nft_ct",
     "nft_reject_inet",
     "nft_fib_ipv4",

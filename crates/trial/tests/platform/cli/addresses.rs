@@ -1,15 +1,16 @@
-//! `atoll ips`: the operator's pools, and the addresses that apps get of them and give back.
+//! `atoll ips`: the operator's pools, the addresses that apps get of them and give back, and those that
+//! machines leave under.
 
 use anyhow::{Context, ensure};
 
 use atoll_trial::platform::ONE_REGION;
 
-use super::User;
-use crate::support::trial;
+use super::{User, egress};
+use crate::support::trial_with;
 
 #[test]
 fn apps_get_addresses_of_the_operators_pools() {
-    trial("addresses", ONE_REGION, async |platform| {
+    trial_with("addresses", ONE_REGION, &egress::ARGUMENTS, async |platform| {
         let user = &User::of(platform)?;
         for app in ["site", "shop"] {
             user.ok(&["apps", "create", app]).await?;
@@ -28,7 +29,8 @@ fn apps_get_addresses_of_the_operators_pools() {
         let removed = user.json(&["ips", "pool", "remove", "198.51.100.0/30"]).await?;
         ensure!(removed["removed"] == "198.51.100.0/30", "{removed}");
         user.fails(4, &["ips", "pool", "remove", "198.51.100.0/30"]).await?;
-        audited(user).await.context("audited")
+        audited(user).await.context("audited")?;
+        egress::machines_leave(user).await.context("egress")
     });
 }
 

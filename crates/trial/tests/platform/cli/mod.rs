@@ -2,6 +2,7 @@
 
 mod addresses;
 mod console;
+mod egress;
 mod records;
 mod steering;
 mod usage;

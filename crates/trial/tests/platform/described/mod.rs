@@ -192,7 +192,7 @@ async fn audit(api: &mut Api) -> anyhow::Result<()> {
     for (operation, outcomes) in [
         ("Apps_delete", &["done"][..]),
         ("Apps_create", &["refused", "done"]),
-        ("App_IPAssignments_create", &["done", "refused", "done", "refused"]),
+        ("App_IPAssignments_create", &["refused", "refused", "refused", "done", "refused", "done", "refused"]),
         ("NetworkPolicies_put", &["done", "refused", "done"]),
         ("Machines_exec", &["refused", "done"]),
         ("Machines_create_lease", &[]),
