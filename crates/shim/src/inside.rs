@@ -59,7 +59,14 @@ pub fn write_file(root: BorrowedFd<'_>, path: &str, content: &[u8], mode: u32) -
 }
 
 fn open(root: BorrowedFd<'_>, path: &str, more: ResolveFlags) -> Result<OwnedFd, Errno> {
-    openat2(root, path, FOLDER, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more)
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
+    loop {
+        // The kernel asks for another try when a rename or mount anywhere came between the steps of a path with `..`.
+        match openat2(root, path, FOLDER, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            result => return result,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -113,6 +120,27 @@ mod tests {
         symlink("/private/etc", dir.path().join("etc")).unwrap();
         write_file(folder(dir.path()).as_fd(), "/etc/hosts", b"x", 0o644).unwrap();
         assert!(dir.path().join("private/etc/hosts").is_file());
+    }
+
+    #[test]
+    fn renames_elsewhere_stop_nobody() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        symlink("../".repeat(30), dir.path().join("up")).unwrap();
+        let (one, other) = (elsewhere.path().join("one"), elsewhere.path().join("other"));
+        fs::create_dir(&one).unwrap();
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                    fs::rename(&one, &other).and_then(|()| fs::rename(&other, &one)).unwrap();
+                }
+            });
+            let written: Vec<_> =
+                (0..5000).map(|_| write_file(folder(dir.path()).as_fd(), "/up/written", b"x", 0o644)).collect();
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(written.into_iter().find(Result::is_err), None);
+        });
+        assert!(dir.path().join("written").is_file());
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub struct Machine {
     pub facts: Arc<Running>,
     app: App,
     alive: Mutex<Option<CancellationToken>>,
+    connections: Arc<Mutex<CancellationToken>>,
 }
 
 pub fn full(text: impl Into<Bytes>) -> BoxBody<Bytes, Infallible> {
@@ -157,7 +158,8 @@ impl Machine {
             most_open: AtomicU64::new(0),
             seen: Mutex::default(),
         };
-        Arc::new(Self { address: Ipv4Addr::LOCALHOST, port, facts: Arc::new(facts), app, alive: Mutex::new(None) })
+        let (address, alive, connections) = (Ipv4Addr::LOCALHOST, Mutex::default(), Arc::default());
+        Arc::new(Self { address, port, facts: Arc::new(facts), app, alive, connections })
     }
 
     pub async fn started(name: &str, app: App) -> Arc<Self> {
@@ -189,13 +191,20 @@ impl Machine {
         };
         let alive = CancellationToken::new();
         *self.alive.lock().unwrap() = Some(alive.clone());
-        let (facts, app) = (self.facts.clone(), self.app.clone());
+        let (facts, app, connections) = (self.facts.clone(), self.app.clone(), self.connections.clone());
         tokio::spawn(alive.clone().run_until_cancelled_owned(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(alive.clone().run_until_cancelled_owned(serve(stream, facts.clone(), app.clone())));
+                let unbroken = connections.lock().unwrap().clone();
+                let serving = unbroken.run_until_cancelled_owned(serve(stream, facts.clone(), app.clone()));
+                tokio::spawn(alive.clone().run_until_cancelled_owned(serving));
             }
         }));
+    }
+
+    /// Breaks the connections that are open; new ones are taken all the while.
+    pub fn break_connections(&self) {
+        std::mem::take(&mut *self.connections.lock().unwrap()).cancel();
     }
 
     /// Kills it: connections break where they are.
